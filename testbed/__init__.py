@@ -1,0 +1,1 @@
+"""A network proxy and fault-injection testbed for QEMU live migration."""
