@@ -1,0 +1,24 @@
+"""The migration stream: bytes to values and back, incrementally, at any chunk size.
+
+This room is pure: bytes in, values out. Nothing here opens a socket, reads a clock, logs, or
+imports another room.
+"""
+
+from .encode import build_command, build_message, build_section, encode
+from .error import StreamError
+from .layout import Layout
+from .main_channel import MainChannel
+from .return_path import ReturnPath
+from .successor import Phase
+
+__all__ = [
+    "Layout",
+    "MainChannel",
+    "Phase",
+    "ReturnPath",
+    "StreamError",
+    "build_command",
+    "build_message",
+    "build_section",
+    "encode",
+]

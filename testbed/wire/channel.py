@@ -1,0 +1,128 @@
+"""What the parsers of all channels share: bytes in, elements out, one story that can pause."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from .element import Certainty, Element, Opaque, Span, Value
+from .error import Cut, StreamError
+from .reader import Context, Reader, Story
+
+AFTER_THE_END = "after the end"
+
+
+class Channel:
+    """An incremental parser of one direction of one connection; subclasses tell the story.
+
+    The elements that `feed`, `silence` and `end` return lie back to back from offset 0: the sum
+    of their lengths and `pending` is `fed`, always. An impossible byte never raises: from there
+    on each chunk is one `Opaque` element, whose `why` tells offset, inside, expected and got.
+    """
+
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._out: list[Element] = []
+        self._emitted = 0
+        self._context = Context()
+        self._script = self._guarded()
+        self._resume()
+
+    @property
+    def fed(self) -> int:
+        """Bytes fed so far."""
+        return self._reader.fed
+
+    @property
+    def pending(self) -> int:
+        """Bytes fed that belong to no element returned yet."""
+        return self._reader.fed - self._emitted
+
+    def feed(self, data: bytes) -> list[Element]:
+        """Take bytes in the order of the channel; return the elements that they complete."""
+        assert not self._reader.ended, "fed after the end"
+        if data and self._reader.feed(data):
+            return self._resume()
+        return []
+
+    def silence(self) -> list[Element]:
+        """The peer has been silent: decide what only the absence of bytes could decide."""
+        if self._reader.ended:
+            return []
+        self._reader.merge()
+        self._reader.silent = True
+        elements = self._resume()
+        self._reader.silent = False
+        return elements
+
+    def end(self) -> list[Element]:
+        """The connection ended: return what that decides.
+
+        Unless the channel was complete, the last element is an `Opaque` that says what was cut
+        and what was expected; it is empty if the cut lies exactly between two elements.
+        """
+        if self._reader.ended:
+            return []
+        self._reader.merge()
+        self._reader.ended = True
+        return self._resume()
+
+    def _resume(self) -> list[Element]:
+        next(self._script, None)
+        elements = self._out.copy()
+        self._out.clear()
+        if elements:
+            self._emitted = elements[-1].end
+        return elements
+
+    def _guarded(self) -> Generator[None, None, None]:
+        why = AFTER_THE_END
+        try:
+            yield from self._story()
+        except Cut as error:
+            self._opaque(str(error))
+            return
+        except StreamError as error:
+            self._gave_up()
+            why = str(error)
+        while True:
+            if self._reader.available or self._reader.held:
+                self._opaque(why)
+            if self._reader.ended:
+                return
+            yield from self._reader.wait(1)
+
+    def _story(self) -> Story[None]:
+        """Read the channel from its first byte to its end, emitting elements."""
+        raise NotImplementedError
+
+    def _gave_up(self) -> None:
+        """What follows cannot be parsed."""
+
+    def _opaque(self, why: str) -> None:
+        """Emit all that is held and in hand, up to the limit, as one opaque element."""
+        self._context.section, self._context.occurrence = None, 1
+        self._emit(Opaque(why), self._reader.available)
+
+    def _emit(
+        self,
+        value: Value,
+        size_bytes: int,
+        spans: tuple[Span, ...] = (),
+        certainty: Certainty = Certainty.EXACT,
+    ) -> None:
+        """Emit what is held and the next `size_bytes` bytes as one element of the context."""
+        context = self._context
+        offset = self._reader.offset - len(self._reader.held)
+        raw = self._reader.take(size_bytes)
+        self._out.append(
+            Element(
+                offset,
+                raw,
+                value,
+                spans,
+                context.section,
+                context.occurrence,
+                context.in_package,
+                certainty,
+            )
+        )

@@ -1,0 +1,54 @@
+"""Sections whose payload nobody can read: found by their footer and what follows it."""
+
+from __future__ import annotations
+
+from .element import SectionHeader, SectionType
+from .error import StreamError
+from .reader import Reader, Story
+from .structs import SECTION
+from .successor import Successors
+
+PAYLOAD_BYTES_MAX = 64 << 20
+"""Of such a section; 199 KB seen. So much is held to find its end."""
+
+
+def read_unreadable(
+    reader: Reader, header: SectionHeader, successors: Successors, inside: str
+) -> Story[None]:
+    """Read up to the section's footer into `reader.held`.
+
+    The footer counts if something legal follows it. What is undecided when the channel falls
+    silent or ends counts too: so far everything agrees.
+
+    Raises:
+        StreamError: no such footer within the bound, or within the package.
+        Cut: the channel ended before it.
+    """
+    footer = SECTION.pack(SectionType.FOOTER, header.section_id)
+    while True:
+        hit = reader.data.find(footer, reader.pos, reader.stop)
+        if hit < 0:
+            # Its first bytes may be in hand.
+            reader.hold(max(0, reader.available - SECTION.size + 1))
+            _check_held(reader, inside)
+            yield from reader.need(reader.available + 1, f"{inside}, before its footer")
+            continue
+        reader.hold(hit - reader.pos)
+        _check_held(reader, inside)
+        verdict = successors.judge(reader, SECTION.size)
+        if verdict or (verdict is None and (reader.silent or reader.ended)):
+            return
+        if verdict is None:
+            yield from reader.wait(reader.available + 1)
+        else:
+            reader.hold(1)
+
+
+def _check_held(reader: Reader, inside: str) -> None:
+    if len(reader.held) > PAYLOAD_BYTES_MAX:
+        raise StreamError(
+            offset=reader.offset,
+            inside=inside,
+            expected=f"its footer within {PAYLOAD_BYTES_MAX} bytes",
+            got="none that anything legal follows",
+        )

@@ -1,0 +1,149 @@
+"""Values to bytes: the inverse of the parsers, and builders of what no parser would accept."""
+
+from __future__ import annotations
+
+from .element import (
+    Command,
+    Configuration,
+    ConfigurationSubsection,
+    EndOfStream,
+    FileHeader,
+    Message,
+    Opaque,
+    Payload,
+    RamBlock,
+    RamFlag,
+    RamMark,
+    RamPage,
+    RamTotal,
+    SectionFooter,
+    SectionHeader,
+    SectionType,
+    Value,
+    VmDescription,
+)
+from .structs import COMMAND, FILE_HEADER, IDS, MESSAGE, SECTION, U32, U64, XBZRLE, XBZRLE_ENCODING
+
+
+def encode(value: Value) -> bytes:
+    """Return the bytes of a value as QEMU writes them.
+
+    For every element that a parser made, but an `Opaque`, this is its `raw`.
+
+    Raises:
+        TypeError: an `Opaque`.
+        ValueError: an idstr of more than 255 bytes.
+        struct.error: a number too large for its field.
+    """
+    match value:
+        case FileHeader() | Configuration() | ConfigurationSubsection() | VmDescription():
+            return _once(value)
+        case RamTotal() | RamBlock() | RamPage() | RamMark():
+            return _ram_record(value)
+        case SectionHeader():
+            return _section_header(value)
+        case Payload(data):
+            return data
+        case SectionFooter(section_id):
+            return SECTION.pack(SectionType.FOOTER, section_id)
+        case Command(number, payload):
+            return build_command(number, payload)
+        case EndOfStream():
+            return bytes([SectionType.EOF])
+        case Message(kind, payload, bitmap):
+            return build_message(kind, payload, bitmap=bitmap)
+        case Opaque():
+            raise TypeError("opaque bytes have no encoding")
+
+
+def build_section(
+    kind: int,
+    section_id: int,
+    idstr: str,
+    instance_id: int,
+    version_id: int,
+    payload: bytes,
+    *,
+    footer: bool = True,
+) -> bytes:
+    """Return a whole section; of PART and END only `section_id` goes into the header.
+
+    `kind` may be any byte: what is neither PART nor END has the long header.
+    """
+    head = SECTION.pack(kind, section_id)
+    if kind not in (SectionType.PART, SectionType.END):
+        head += _counted(idstr) + IDS.pack(instance_id, version_id)
+    tail = SECTION.pack(SectionType.FOOTER, section_id) if footer else b""
+    return head + payload + tail
+
+
+def build_command(number: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
+    """Return a command; `length` is what it claims, where that is not the payload's."""
+    claimed = len(payload) if length is None else length
+    return COMMAND.pack(SectionType.COMMAND, number, claimed) + payload
+
+
+def build_message(
+    kind: int, payload: bytes = b"", *, length: int | None = None, bitmap: bytes = b""
+) -> bytes:
+    """Return a message; `length` is what it claims, where that is not the payload's."""
+    claimed = len(payload) if length is None else length
+    return MESSAGE.pack(kind, claimed) + payload + bitmap
+
+
+def _once(
+    value: FileHeader | Configuration | ConfigurationSubsection | VmDescription,
+) -> bytes:
+    match value:
+        case FileHeader(magic, version):
+            return FILE_HEADER.pack(magic, version)
+        case Configuration(machine):
+            return SECTION.pack(SectionType.CONFIGURATION, len(machine)) + _text(machine)
+        case ConfigurationSubsection(name, version_id, payload):
+            kind = bytes([SectionType.SUBSECTION])
+            return kind + _counted(name) + U32.pack(version_id) + payload
+        case VmDescription(text):
+            return SECTION.pack(SectionType.VMDESCRIPTION, len(text)) + text
+
+
+def _section_header(header: SectionHeader) -> bytes:
+    return build_section(
+        header.type,
+        header.section_id,
+        header.idstr,
+        header.instance_id,
+        header.version_id,
+        b"",
+        footer=False,
+    )
+
+
+def _ram_record(value: RamTotal | RamBlock | RamPage | RamMark) -> bytes:
+    match value:
+        case RamTotal(total_bytes):
+            return U64.pack(total_bytes | RamFlag.MEM_SIZE)
+        case RamBlock(idstr, used_bytes, page_bytes, address):
+            optional = [word for word in (page_bytes, address) if word is not None]
+            return _counted(idstr) + b"".join(map(U64.pack, (used_bytes, *optional)))
+        case RamMark(flags):
+            return U64.pack(flags)
+        case RamPage(block, offset_bytes, flags, data):
+            name = b"" if flags & RamFlag.CONTINUE else _counted(block)
+            return U64.pack(offset_bytes | flags) + name + _page_prefix(flags, len(data)) + data
+
+
+def _page_prefix(flags: RamFlag, size: int) -> bytes:
+    if flags & RamFlag.XBZRLE:
+        return XBZRLE.pack(XBZRLE_ENCODING, size)
+    if flags & RamFlag.COMPRESS_PAGE:
+        return U32.pack(size)
+    return b""
+
+
+def _counted(text: str) -> bytes:
+    return bytes([len(text)]) + _text(text)
+
+
+def _text(text: str) -> bytes:
+    """The parsers read idstrs as Latin-1, so that any byte comes back as it was."""
+    return text.encode("latin-1")

@@ -1,0 +1,270 @@
+"""The main channel, source to destination: from the file header to what trails after the end.
+
+The story is that of QEMU `migration/savevm.c`, `qemu_loadvm_state` and `qemu_loadvm_state_main`.
+Commands whose number or length QEMU refuses are elements all the same: their frame says where
+they end. Device sections are cut by footer and successor (`device.py`), later confirmed or
+corrected by the vmdesc.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from . import spans
+from .channel import AFTER_THE_END, Channel
+from .device import read_unreadable
+from .element import (
+    Certainty,
+    Command,
+    CommandType,
+    EndOfStream,
+    Payload,
+    SectionFooter,
+    SectionHeader,
+    SectionType,
+    Span,
+    VmDescription,
+)
+from .error import Cut, StreamError
+from .head import read_head
+from .layout import Layout
+from .ram import Ram, RamSection
+from .reader import Story
+from .structs import COMMAND, IDS, SECTION, U32, U64
+from .successor import LIVE, VMDESC_BYTES_MAX, Phase, after
+from .tally import Tally
+
+SECTIONS_MAX = 65_536
+"""Of one stream, PART and END not counted; real ones have some 60."""
+CORRECTIONS_MAX = 100
+RAM = "ram"
+
+
+class MainChannel(Channel):
+    """Parses the main channel incrementally; see `Channel` for feeding and ending it.
+
+    `phase` is where the channel is after the elements returned last; `layout` is the vmdesc once
+    it came; `corrections` says where it contradicts the boundaries of device sections that were
+    inferred before, `confirmed` that it came and agrees with all of them; `footers` is whether
+    sections have footers, None until the first RAM section tells.
+
+    Args:
+        page_bytes: target page size where the stream does not say; 4096 on x86.
+    """
+
+    def __init__(self, *, page_bytes: int = 4096) -> None:
+        self.phase = Phase.HEADER
+        self.layout: Layout | None = None
+        self.corrections: list[str] = []
+        self.footers: bool | None = None
+        self._ram = Ram(page_bytes)
+        self._sections: dict[int, SectionHeader] = {}
+        self._announced = 0  # sections with a long header
+        self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload
+        self._tally = Tally()
+        super().__init__()
+
+    @property
+    def confirmed(self) -> bool:
+        """The vmdesc came and agrees with the boundaries of every device section."""
+        return self.layout is not None and not self.corrections
+
+    def recovered(self) -> MainChannel:
+        """A parser for the connection that recovers this one's postcopy.
+
+        It knows the sections and RAM blocks and goes on counting; its offsets begin at 0, and it
+        expects no file header.
+        """
+        channel = MainChannel(page_bytes=self._ram.page_bytes)
+        channel.phase, channel.footers = Phase.POSTCOPY, self.footers
+        channel._ram, channel._tally = self._ram.recovered(), self._tally.copy()
+        channel._sections = dict(self._sections)
+        return channel
+
+    def seen(self) -> str:
+        """What passed, for a message: `START ram, 12 PART ram, END ram, FULL timer, PING x2`."""
+        return str(self._tally)
+
+    def _gave_up(self) -> None:
+        self.phase = Phase.OPAQUE
+
+    def _story(self) -> Story[None]:
+        yield from self._reader.more()  # before it, `recovered` changes the phase
+        if self.phase is Phase.HEADER:
+            yield from read_head(self._reader, self._ram, self._emit)
+            self.phase = Phase.SETUP
+        yield from self._elements()
+        # In postcopy no vmdesc follows, and the destination reads nothing more.
+        has_vmdesc = self.phase is not Phase.POSTCOPY
+        self.phase = Phase.ENDED
+        if has_vmdesc and (yield from self._reader.more()):
+            yield from self._vmdesc()
+
+    def _elements(self) -> Story[None]:
+        """Read elements up to and including EOF, or the RUN that ends a package."""
+        while True:
+            kind = yield from self._reader.u8("section type")
+            match kind:
+                case SectionType.EOF:
+                    self._emit(EndOfStream(), 1, spans.EOF)
+                    return
+                case SectionType.START | SectionType.FULL:
+                    yield from self._long_header(SectionType(kind))
+                case SectionType.PART | SectionType.END:
+                    yield from self._short_header(SectionType(kind))
+                case SectionType.COMMAND:
+                    command = yield from self._command()
+                    if self._context.in_package and command == CommandType.POSTCOPY_RUN:
+                        return
+                case _:
+                    expected = "0x00 to 0x04 or 0x08"
+                    raise self._reader.wrong("section type", expected, f"{kind:#04x}")
+
+    # Sections
+
+    def _long_header(self, kind: SectionType) -> Story[None]:
+        inside = f"header of a {kind.name} section"
+        length = yield from self._reader.u8(inside, skip=5)
+        if not length:
+            raise self._reader.wrong(inside, "an idstr", "one of length 0")
+        self._announced += 1
+        if self._announced > SECTIONS_MAX:
+            raise self._reader.wrong(inside, f"at most {SECTIONS_MAX} sections", "one more")
+        size = 6 + length + IDS.size
+        raw = yield from self._reader.peek(size, inside)
+        _, section_id = SECTION.unpack_from(raw)
+        idstr = raw[6 : 6 + length].decode("latin-1")
+        header = SectionHeader(kind, section_id, idstr, *IDS.unpack_from(raw, 6 + length))
+        self._sections[section_id] = header
+        yield from self._section(header, size, spans.section(length))
+
+    def _short_header(self, kind: SectionType) -> Story[None]:
+        inside = f"header of a {kind.name} section"
+        section_id = yield from self._reader.u32(inside, skip=1)
+        start = self._sections.get(section_id)
+        if start is None or start.type is not SectionType.START:
+            expected = "the section_id of a START section"
+            raise self._reader.wrong(inside, expected, f"{section_id}")
+        header = SectionHeader(kind, section_id, start.idstr, start.instance_id, start.version_id)
+        yield from self._section(header, SECTION.size, spans.SECTION_SHORT)
+
+    def _section(self, header: SectionHeader, size: int, fields: tuple[Span, ...]) -> Story[None]:
+        """Read a section from the header on, which is in hand."""
+        self._enter(header.type)
+        self._context.section = header
+        self._context.occurrence = self._tally.section(header)
+        self._emit(header, size, fields)
+        if header.idstr == RAM and header.type is not SectionType.FULL:
+            yield from self._ram_payload(header)
+        else:
+            yield from self._unreadable_payload(header)
+        self._context.section, self._context.occurrence = None, 1
+
+    def _enter(self, kind: SectionType) -> None:
+        """Go to the phase that a section of that type begins."""
+        match kind, self.phase:
+            case SectionType.PART, Phase.SETUP:
+                self.phase = Phase.ITERATE
+            case SectionType.END, Phase.SETUP | Phase.ITERATE:
+                self.phase = Phase.DEVICE
+            case SectionType.FULL, Phase.ITERATE:  # background-snapshot has no END
+                self.phase = Phase.DEVICE
+
+    def _ram_payload(self, header: SectionHeader) -> Story[None]:
+        section = RamSection(self._ram, self._reader, self._emit, self._out, self._context)
+        yield from section.story()
+        if self.footers is None:
+            # Nothing announces footers; their mark begins no element.
+            self.footers = (yield from self._reader.u8(_footer(header))) not in LIVE
+        if self.footers:
+            yield from self._read_footer(header, Certainty.EXACT)
+
+    def _unreadable_payload(self, header: SectionHeader) -> Story[None]:
+        inside = f"payload of {_name(header)}"
+        if self.footers is False:
+            got = "a stream without footers, where nothing shows its end"
+            raise self._reader.wrong(inside, "a footer", got)
+        successors = after(header, self.phase, self._sections)
+        yield from read_unreadable(self._reader, header, successors, inside)
+        payload = bytes(self._reader.held)
+        if payload:
+            self._emit(Payload(payload), 0, (), Certainty.INFERRED)
+        if header.type is SectionType.FULL:
+            self._devices.append((header.idstr, header.instance_id, len(payload)))
+        yield from self._read_footer(header, Certainty.INFERRED)
+
+    def _read_footer(self, header: SectionHeader, certainty: Certainty) -> Story[None]:
+        expected = SECTION.pack(SectionType.FOOTER, header.section_id)
+        is_footer = (yield from self._reader.u8(_footer(header))) == SectionType.FOOTER
+        size = SECTION.size if is_footer else 1
+        raw = yield from self._reader.peek(size, _footer(header))
+        if raw != expected:
+            raise self._reader.wrong(_footer(header), expected.hex(), raw.hex())
+        self._emit(SectionFooter(header.section_id), size, spans.FOOTER, certainty)
+
+    # Commands
+
+    def _command(self) -> Story[int]:
+        """Read a command, and the package where it announces one; return its number."""
+        head = yield from self._reader.peek(COMMAND.size, "command")
+        number, length = int.from_bytes(head[1:3], "big"), int.from_bytes(head[3:5], "big")
+        inside = f"payload of command {Command(number, b'').name}"
+        payload = yield from self._reader.peek(length, inside, skip=COMMAND.size)
+        command = Command(number, payload)
+        self._context.occurrence = self._tally.named(command)
+        self._emit(command, COMMAND.size + length, spans.command(length))
+        self._context.occurrence = 1
+        match number, length:
+            case CommandType.POSTCOPY_ADVISE, 16:
+                self._ram.set_page_bytes(U64.unpack_from(payload, U64.size)[0])
+            case CommandType.SWITCHOVER_START, _ if self.phase in (Phase.SETUP, Phase.ITERATE):
+                self.phase = Phase.DEVICE
+            case CommandType.PACKAGED, U32.size:
+                yield from self._package(U32.unpack(payload)[0])
+        return number
+
+    def _package(self, size: int) -> Story[None]:
+        """Read the elements of a package in place; whatever they are, it ends where it said."""
+        reader, why = self._reader, AFTER_THE_END
+        if reader.limit is not None:
+            raise reader.wrong("package", "no package inside it", f"one of {size} bytes")
+        reader.limit = reader.offset + size
+        self._context.in_package, self.phase = True, Phase.PACKAGE
+        try:
+            yield from self._elements()
+        except Cut:
+            raise
+        except StreamError as error:
+            why = str(error)
+        while reader.held or reader.offset < reader.limit:
+            if not reader.held:
+                yield from reader.need(1, "package")
+            self._opaque(why)
+        reader.limit = None
+        self._context.in_package, self.phase = False, Phase.POSTCOPY
+
+    # After the end
+
+    def _vmdesc(self) -> Story[None]:
+        inside = "vmdesc"
+        if (yield from self._reader.u8(inside)) != SectionType.VMDESCRIPTION:
+            return
+        length = yield from self._reader.u32(inside, skip=1)
+        if length > VMDESC_BYTES_MAX:
+            raise self._reader.wrong(inside, f"at most {VMDESC_BYTES_MAX} bytes", f"{length}")
+        text = yield from self._reader.peek(length, inside, skip=SECTION.size)
+        self._emit(VmDescription(text), SECTION.size + length, spans.vmdesc(length))
+        try:
+            self.layout = Layout.parse(text)
+        except StreamError as error:
+            self.corrections.append(f"the vmdesc cannot be read: {error}")
+            return
+        self.corrections += islice(self.layout.disagreements(self._devices), CORRECTIONS_MAX)
+
+
+def _name(header: SectionHeader) -> str:
+    return f"{header.type.name} {header.idstr} (section {header.section_id})"
+
+
+def _footer(header: SectionHeader) -> str:
+    return f"footer of {_name(header)}"

@@ -1,0 +1,235 @@
+"""The records of the section `ram`: block list, pages, marks.
+
+Layouts: QEMU `migration/ram.c`, `ram_load_precopy` and `parse_ramblocks` (10.0). The state that
+outlives a section lives here, because CONTINUE means the last block of the whole channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from . import spans
+from .element import (
+    Element,
+    RamBlock,
+    RamFlag,
+    RamMark,
+    RamPage,
+    RamTotal,
+)
+from .error import StreamError
+from .reader import Context, Emit, Reader, Story
+from .structs import U32, U64, XBZRLE, XBZRLE_ENCODING
+
+BLOCKS_MAX = 4096
+"""RAM blocks of one machine; real ones have tens."""
+COMPRESSED_PAGES_MAX = 2
+"""Bytes of a compressed page, in pages: more than zlib's compressBound of any page."""
+PAGE_BYTES = frozenset(1 << bits for bits in range(10, 24))
+"""Target page sizes: with less the flags would not fit, and no architecture has more."""
+INSIDE = "RAM record"
+
+MARKS = {int(flag): flag for flag in (RamFlag.EOS, RamFlag.HOOK, RamFlag.MULTIFD_FLUSH)}
+PAGES = {
+    int(flags): flags
+    for kind in (RamFlag.ZERO, RamFlag.PAGE, RamFlag.XBZRLE, RamFlag.COMPRESS_PAGE)
+    for flags in (kind, kind | RamFlag.CONTINUE)
+}
+_ZERO, _PAGE, _XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)
+_CONTINUE = int(RamFlag.CONTINUE)
+
+
+class _Short(Exception):
+    """The record needs that many bytes from its first one on, at least."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+@dataclass(slots=True)
+class Ram:
+    """What a channel knows of RAM; `page_bytes` is the target page size, a power of two."""
+
+    page_bytes: int
+    has_addresses: bool = False  # x-ignore-shared: each block carries its GPA
+    blocks: dict[bytes, RamBlock] = field(default_factory=dict)
+    last: RamBlock | None = None
+
+    def set_page_bytes(self, page_bytes: int) -> bool:
+        """Take over the target page size that the stream states; false if it cannot be one."""
+        if page_bytes not in PAGE_BYTES:
+            return False
+        self.page_bytes = page_bytes
+        return True
+
+    def recovered(self) -> Ram:
+        """The state that a recovery connection begins with: no last block."""
+        return Ram(self.page_bytes, self.has_addresses, dict(self.blocks))
+
+
+class RamSection:
+    """Reads the records of one RAM section, up to and including EOS.
+
+    `emit` makes an element of the next bytes; pages go straight to `out`.
+    """
+
+    def __init__(
+        self, ram: Ram, reader: Reader, emit: Emit, out: list[Element], context: Context
+    ) -> None:
+        self._ram, self._reader, self._emit, self._out = ram, reader, emit, out
+        self._context = context
+
+    def story(self) -> Story[None]:
+        """Emit the records of the section, each as soon as it is complete.
+
+        Raises:
+            StreamError: a combination of flags, a block or a length that cannot be.
+        """
+        while True:
+            short = self._pages()
+            yield from self._reader.need(short, INSIDE)
+            word = yield from self._reader.u64(INSIDE)
+            flags = word & (self._ram.page_bytes - 1)
+            if flags in PAGES:
+                continue
+            if flags == RamFlag.MEM_SIZE:
+                yield from self._block_list(word - flags)
+            elif word in MARKS:
+                self._emit(RamMark(MARKS[word]), U64.size, spans.RECORD)
+                if word == RamFlag.EOS:
+                    return
+            else:
+                raise self._reader.wrong(INSIDE, "flags of a record", f"{word:#018x}")
+
+    def _pages(self) -> int:
+        """Emit the page records in hand; return the bytes needed to go on.
+
+        This is the loop that all memory of a guest passes through.
+        """
+        reader, ram, append = self._reader, self._ram, self._out.append
+        section, in_package = self._context.section, self._context.in_package
+        data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
+        unpack, pages, page_spans = U64.unpack_from, PAGES, spans.page
+        pos, base = reader.pos, reader.offset - reader.pos
+        try:
+            while stop - pos >= 8:
+                (word,) = unpack(data, pos)
+                bits = word & low
+                flags = pages.get(bits)
+                if flags is None:
+                    return 8
+                head = 8 if bits & _CONTINUE else self._head(pos, stop)
+                if ram.last is None:
+                    raise self._wrong("a page record with its block", f"{word:#018x}", pos)
+                at = pos + head
+                prefix, size = self._body(bits & ~_CONTINUE, at, stop, head)
+                end = at + prefix + size
+                if end > stop:
+                    return end - pos
+                append(
+                    Element(
+                        base + pos,
+                        data[pos:end],
+                        RamPage(ram.last.idstr, word & ~low, flags, data[at + prefix : end]),
+                        page_spans(head, prefix, size),
+                        section,
+                        1,
+                        in_package,
+                    )
+                )
+                pos = end
+        except _Short as short:
+            return short.count
+        finally:
+            reader.pos = pos
+        return 8
+
+    def _wrong(self, expected: str, got: str, at: int) -> StreamError:
+        return self._reader.wrong(INSIDE, expected, got, skip=at - self._reader.pos)
+
+    def _head(self, pos: int, stop: int) -> int:
+        """Size of be64 and idstr of the record at `pos`; its block becomes the last one."""
+        data = self._reader.data
+        if stop < pos + 9:
+            raise _Short(9)
+        head = 9 + data[pos + 8]
+        if stop < pos + head:
+            raise _Short(head)
+        idstr = data[pos + 9 : pos + head]
+        self._ram.last = self._ram.blocks.get(idstr)
+        if self._ram.last is None:
+            raise self._wrong("a RAM block of the list", repr(idstr), pos)
+        return head
+
+    def _body(self, kind: int, at: int, stop: int, head: int) -> tuple[int, int]:
+        """Sizes of what precedes the data of a record at `at`, and of the data."""
+        if kind == _PAGE:
+            return 0, self._ram.page_bytes
+        if kind == _ZERO:
+            return 0, 1
+        if kind == _XBZRLE:
+            if stop < at + XBZRLE.size:
+                raise _Short(head + XBZRLE.size)
+            encoding, size = XBZRLE.unpack_from(self._reader.data, at)
+            if encoding != XBZRLE_ENCODING or size > self._ram.page_bytes:
+                raise self._wrong("an XBZRLE page", f"encoding {encoding}, {size} bytes", at)
+            return XBZRLE.size, size
+        if stop < at + U32.size:
+            raise _Short(head + U32.size)
+        (size,) = U32.unpack_from(self._reader.data, at)
+        if size > COMPRESSED_PAGES_MAX * self._ram.page_bytes:
+            raise self._wrong("a compressed page", f"{size} bytes", at)
+        return U32.size, size
+
+    def _block_list(self, total_bytes: int) -> Story[None]:
+        """Emit the record MEM_SIZE and the blocks that it announces."""
+        self._emit(RamTotal(total_bytes), U64.size, spans.RECORD)
+        self._ram.blocks.clear()
+        rest = total_bytes
+        while rest > 0:
+            block = yield from self._block(rest)
+            rest -= block.used_bytes
+            if rest < 0 or len(self._ram.blocks) > BLOCKS_MAX:
+                raise self._reader.wrong(
+                    "block list",
+                    f"at most {BLOCKS_MAX} blocks of {total_bytes} bytes in all",
+                    f"{len(self._ram.blocks)} blocks of {total_bytes - rest}",
+                )
+
+    def _block(self, rest_bytes: int) -> Story[RamBlock]:
+        reader, inside = self._reader, "block list"
+        length = yield from reader.u8(inside)
+        if not length:
+            raise reader.wrong(inside, "a block's idstr", "one of length 0")
+        idstr = yield from reader.peek(length, inside, skip=1)
+        used_bytes = yield from reader.u64(inside, skip=1 + length)
+        head = 1 + length + U64.size
+        extra = yield from self._extra(head, is_last=used_bytes >= rest_bytes)
+        size = head + U64.size * len(extra)
+        address = extra.pop() if self._ram.has_addresses and extra else None
+        page_bytes = extra.pop() if extra else None
+        block = RamBlock(idstr.decode("latin-1"), used_bytes, page_bytes, address)
+        self._ram.blocks[idstr] = block
+        shape = spans.ram_block(length, page_bytes is not None, address is not None)
+        self._emit(block, size, shape)
+        return block
+
+    def _extra(self, head: int, *, is_last: bool) -> Story[list[int]]:
+        """The be64s after `used_length`: page size where it differs, address with ignore-shared.
+
+        Nothing announces them. Before another block the next byte would be a length, which is
+        never 0; after the last one the next be64 would be a record, which has flag bits.
+        """
+        reader, inside = self._reader, "block list"
+        extra: list[int] = []
+        for _ in range(1 + self._ram.has_addresses):
+            skip = head + U64.size * len(extra)
+            if is_last:
+                is_record = (yield from reader.u64(inside, skip=skip)) & (self._ram.page_bytes - 1)
+            else:
+                is_record = yield from reader.u8(inside, skip=skip)
+            if is_record:
+                break
+            extra.append((yield from reader.u64(inside, skip=skip)))
+        return extra

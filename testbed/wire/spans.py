@@ -1,0 +1,100 @@
+"""The named fields of each element, as the places of a fault name them.
+
+Computed once per shape: elements of equal shape share one tuple.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from .element import Span
+
+SHAPES_MAX = 1024
+
+
+def fields(*sizes: tuple[str, int]) -> tuple[Span, ...]:
+    """Fields that lie back to back from the element's first byte: (name, size in bytes) each."""
+    spans, start = [], 0
+    for name, size_bytes in sizes:
+        spans.append(Span(name, start, size_bytes))
+        start += size_bytes
+    return tuple(spans)
+
+
+FILE_HEADER = fields(("magic", 4), ("version", 4))
+SECTION_SHORT = fields(("type", 1), ("section_id", 4))
+FOOTER = fields(("mark", 1), ("section_id", 4))
+RECORD = fields(("record", 8))
+EOF = fields(("type", 1))
+
+
+@lru_cache(SHAPES_MAX)
+def configuration(machine: int) -> tuple[Span, ...]:
+    """Of a configuration whose machine name has that many bytes."""
+    return fields(("type", 1), ("length", 4), ("machine", machine))
+
+
+@lru_cache(SHAPES_MAX)
+def subsection(idstr: int, payload: int) -> tuple[Span, ...]:
+    """Of a subsection of the configuration."""
+    return fields(
+        ("type", 1), ("idstr_length", 1), ("idstr", idstr), ("version_id", 4), ("payload", payload)
+    )
+
+
+@lru_cache(SHAPES_MAX)
+def section(idstr: int) -> tuple[Span, ...]:
+    """Of the header of a START or FULL section."""
+    return fields(
+        ("type", 1),
+        ("section_id", 4),
+        ("idstr_length", 1),
+        ("idstr", idstr),
+        ("instance_id", 4),
+        ("version_id", 4),
+    )
+
+
+@lru_cache(SHAPES_MAX)
+def command(payload: int) -> tuple[Span, ...]:
+    """Of a command; its number's two bytes are `command`."""
+    return fields(("type", 1), ("command", 2), ("length", 2), ("payload", payload))
+
+
+@lru_cache(SHAPES_MAX)
+def message(payload: int, bitmap: int) -> tuple[Span, ...]:
+    """Of a message; `bitmap` counts the bits' bytes alone, -1: there is none."""
+    head = (("type", 2), ("length", 2), ("payload", payload))
+    if bitmap < 0:
+        return fields(*head)
+    return fields(*head, ("bitmap_size", 8), ("bitmap", bitmap), ("end_mark", 8))
+
+
+@lru_cache(SHAPES_MAX)
+def vmdesc(text: int) -> tuple[Span, ...]:
+    """Of the vmdesc."""
+    return fields(("type", 1), ("length", 4), ("text", text))
+
+
+@lru_cache(SHAPES_MAX)
+def ram_block(idstr: int, page_size: bool, address: bool) -> tuple[Span, ...]:
+    """Of an entry of the block list."""
+    return fields(
+        ("idstr_length", 1),
+        ("idstr", idstr),
+        ("used_length", 8),
+        *((("page_size", 8),) if page_size else ()),
+        *((("guest_physical_address", 8),) if address else ()),
+    )
+
+
+@lru_cache(SHAPES_MAX)
+def page(head: int, prefix: int, data: int) -> tuple[Span, ...]:
+    """Of a page record: `head` bytes of be64 and idstr, `prefix` of what precedes its data."""
+    return fields(
+        ("record", 8),
+        *((("idstr_length", 1), ("idstr", head - 9)) if head > 8 else ()),
+        *((("encoding", 1),) if prefix == 3 else ()),
+        *((("length", 4 if prefix == 4 else 2),) if prefix else ()),
+        ("data", data),
+    )

@@ -1,0 +1,18 @@
+"""The fixed layouts that more than one module of this room packs or unpacks; all big-endian."""
+
+from struct import Struct
+
+U32 = Struct(">I")
+U64 = Struct(">Q")
+FILE_HEADER = Struct(">II")  # magic, version
+SECTION = Struct(">BI")  # type (or the footer's mark), section_id
+IDS = Struct(">II")  # instance_id, version_id
+COMMAND = Struct(">BHH")  # type, command, length of the payload
+MESSAGE = Struct(">HH")  # type, length of the payload
+XBZRLE = Struct(">BH")  # encoding, length
+
+MAGIC = 0x5145564D
+VERSION = 3
+XBZRLE_ENCODING = 1
+BITMAP_END_MARK = 0x0123456789ABCDEF
+"""After the bits of a RECV_BITMAP message. Source: QEMU `migration/ram.c`."""
