@@ -8,6 +8,7 @@ from .reader import Reader, Story
 from .structs import SECTION
 from .successor import Successors
 
+EOF = bytes([SectionType.EOF])
 PAYLOAD_BYTES_MAX = 64 << 20
 """Of such a section; 199 KB seen. So much is held to find its end."""
 
@@ -17,8 +18,9 @@ def read_unreadable(
 ) -> Story[None]:
     """Read up to the section's footer into `reader.held`.
 
-    The footer counts if something legal follows it. What is undecided when the channel falls
-    silent or ends counts too: so far everything agrees.
+    The footer counts if something legal follows it. When the channel ends, it also counts if what
+    follows was cut and agrees so far; when it falls silent, only if the EOF byte follows, for
+    which a source without vmdesc may wait for ever behind it.
 
     Raises:
         StreamError: no such footer within the bound, or within the package.
@@ -36,12 +38,18 @@ def read_unreadable(
         reader.hold(hit - reader.pos)
         _check_held(reader, inside)
         verdict = successors.judge(reader, SECTION.size)
-        if verdict or (verdict is None and (reader.silent or reader.ended)):
+        if verdict is None:
+            verdict = reader.ended or (reader.silent and _is_eof(reader)) or None
+        if verdict:
             return
         if verdict is None:
             yield from reader.wait(reader.available + 1)
         else:
             reader.hold(1)
+
+
+def _is_eof(reader: Reader) -> bool:
+    return reader.data[reader.pos + SECTION.size : reader.stop] == EOF
 
 
 def _check_held(reader: Reader, inside: str) -> None:

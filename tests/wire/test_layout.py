@@ -1,0 +1,170 @@
+"""The vmdesc: sizes, fields, and JSON that means harm."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testbed.wire import Layout, StreamError
+from testbed.wire import layout as layout_module
+from testbed.wire.element import Span
+
+
+def describe(*fields: dict[str, Any], **more: Any) -> bytes:
+    device = {"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": fields}
+    return json.dumps({"page_size": 4096, "devices": [device | more]}).encode()
+
+
+def uint(name: str, size: int = 4, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "uint32", "size": size, **more}
+
+
+def struct(name: str, size: int, *fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    inner = {"vmsd_name": "inner", "version": 1, "fields": fields}
+    return {"name": name, "type": "struct", "struct": inner, "size": size, **more}
+
+
+ROWS = [
+    pytest.param(describe(uint("a"), uint("b", 1)), [("a", 0, 4), ("b", 4, 1)], id="flat"),
+    pytest.param(
+        describe(uint("a", 2, array_len=3)),
+        [("a[0]", 0, 2), ("a[1]", 2, 2), ("a[2]", 4, 2)],
+        id="array",
+    ),
+    pytest.param(
+        describe(uint("a", index=0), uint("a", index=1)),
+        [("a[0]", 0, 4), ("a[1]", 4, 4)],
+        id="indexed",
+    ),
+    pytest.param(
+        describe(struct("s", 5, uint("x"), uint("y", 1), array_len=2), uint("z")),
+        [("s[0].x", 0, 4), ("s[0].y", 4, 1), ("s[1].x", 5, 4), ("s[1].y", 9, 1), ("z", 10, 4)],
+        id="array-of-structs",
+    ),
+    pytest.param(
+        describe(
+            {"name": "t", "type": "tmp", "vmsd_name": "x", "fields": [uint("m", 8)], "size": 8}
+        ),
+        [("t.m", 0, 8)],
+        id="tmp",
+    ),
+    pytest.param(
+        describe(
+            {"name": "q", "type": "qtailq", "vmsd_name": "x", "fields": [uint("m")], "size": 11}
+        ),
+        [("q", 0, 11)],
+        id="list-has-only-its-size",
+    ),
+    pytest.param(
+        describe(
+            uint("a"),
+            subsections=[{"vmsd_name": "dev/sub", "version": 1, "fields": [uint("b", 2)]}],
+        ),
+        [("a", 0, 4), ("dev/sub", 4, 13), ("dev/sub.b", 17, 2)],
+        id="subsection",
+    ),
+    pytest.param(describe(), [], id="empty"),
+    pytest.param(describe(uint("a", array_len=0), uint("b")), [("b", 0, 4)], id="empty-array"),
+]
+
+
+@pytest.mark.parametrize(("text", "spans"), ROWS)
+def test_fields_and_sizes(text: bytes, spans: list[tuple[str, int, int]]) -> None:
+    layout = Layout.parse(text)
+    assert list(layout.spans("dev", 0)) == [Span(*span) for span in spans]
+    assert layout.size("dev", 0) == sum(size for _, _, size in spans)
+    assert layout.size("dev", 1) is None
+    assert layout.spans("other", 0) == ()
+
+
+def test_old_style_device_states_its_size() -> None:
+    text = json.dumps(
+        {
+            "devices": [
+                {
+                    "name": "slirp",
+                    "instance_id": 3,
+                    "size": 131,
+                    "fields": [{"name": "data", "size": 131, "type": "buffer"}],
+                }
+            ]
+        }
+    )
+    layout = Layout.parse(text.encode())
+    assert layout.size("slirp", 3) == 131
+    assert layout.spans("slirp", 3) == (Span("data", 0, 131),)
+
+
+def nested(depth: int) -> bytes:
+    field = uint("x")
+    for _ in range(depth):
+        field = struct("s", 4, field)
+    return describe(field)
+
+
+HOSTILE = [
+    pytest.param(b"", "JSON", id="empty"),
+    pytest.param(b"\xff\xfe{", "JSON", id="no-text"),
+    pytest.param(b"[" * 200_000, "JSON", id="deep-lists"),
+    pytest.param(b'{"devices":' + b"9" * 10_000 + b"}", "JSON", id="endless-number"),
+    pytest.param(b"[]", "an object, got a list", id="list"),
+    pytest.param(b"{}", "a list of objects as `devices`, got nothing", id="no-devices"),
+    pytest.param(b'{"devices":[1]}', "a list of objects as `devices`", id="no-object"),
+    pytest.param(b'{"devices":[{}]}', "as `name`, got nothing", id="no-name"),
+    pytest.param(nested(200), "a depth of at most 48", id="depth"),
+    pytest.param(describe(uint("a", -1)), "as `size`, got -1", id="negative"),
+    pytest.param(describe(uint("a", True)), "as `size`, got True", id="bool"),
+    pytest.param(describe(uint("a", 1 << 40)), "as `size`", id="size"),
+    pytest.param(describe(uint("a", 1 << 20, array_len=1 << 20)), "at most 4294967296", id="array"),
+    pytest.param(describe(*[uint("a", 1 << 31)] * 3), "at most 4294967296", id="sum"),
+    pytest.param(describe(uint("a" * 2000)), "at most 1000 characters", id="name"),
+    pytest.param(describe(struct("a" * 999, 4, struct("b", 4, uint("c")))), "1000", id="path"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), HOSTILE)
+def test_hostile_vmdesc_is_refused(text: bytes, why: str) -> None:
+    with pytest.raises(StreamError) as caught:
+        Layout.parse(text)
+    assert why in str(caught.value)
+
+
+def test_text_nodes_and_spans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.parse(describe(uint("a", 1, array_len=1 << 31)))
+    monkeypatch.setattr(layout_module, "SPANS_MAX", 10)
+    assert len(layout.spans("dev", 0)) == 10
+    monkeypatch.setattr(layout_module, "NODES_MAX", 10)
+    with pytest.raises(StreamError, match="at most 10 fields"):
+        Layout.parse(describe(*[uint("a")] * 11))
+    monkeypatch.setattr(layout_module, "TEXT_BYTES_MAX", 10)
+    with pytest.raises(StreamError, match="at most 10 bytes"):
+        Layout.parse(describe(uint("a")))
+
+
+def test_arrays_of_nothing_have_no_fields() -> None:
+    layout = Layout.parse(describe(struct("s", 0, uint("x", 0), array_len=1 << 32)))
+    assert layout.spans("dev", 0) == ()
+
+
+KEYS = [
+    *("name", "size", "fields", "struct", "index", "array_len"),
+    *("subsections", "vmsd_name", "instance_id", "devices"),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(JSON)
+def test_any_json_is_a_layout_or_an_error(value: Any) -> None:
+    text = json.dumps({"devices": value if isinstance(value, list) else [value]}).encode()
+    try:
+        layout = Layout.parse(text)
+    except StreamError:
+        return
+    for device in layout.devices:
+        layout.spans(device.idstr, device.instance_id)
