@@ -38,14 +38,12 @@ def read_unreadable(
         reader.hold(hit - reader.pos)
         _check_held(reader, inside)
         verdict = successors.judge(reader, SECTION.size)
-        if verdict is None:
-            verdict = reader.ended or (reader.silent and _is_eof(reader)) or None
-        if verdict:
-            return
-        if verdict is None:
-            yield from reader.wait(reader.available + 1)
-        else:
+        if verdict is False:
             reader.hold(1)
+        elif verdict or reader.ended or (reader.silent and _is_eof(reader)):
+            return
+        else:
+            yield from reader.wait(reader.available + 1)
 
 
 def _is_eof(reader: Reader) -> bool:

@@ -134,7 +134,7 @@ class RamBlock:
 
 @dataclass(frozen=True, slots=True)
 class RamPage:
-    """One page record; `data` is the page, its fill byte, or its encoded form."""
+    """One page record; `data` is the page, its fill byte, or its encoded form without lengths."""
 
     block: str
     offset_bytes: int  # within the block
@@ -204,7 +204,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """Bytes that are no element: what follows the end, what was cut, what we do not know."""
+    """Bytes that are no element: what follows the end, what was cut, what we do not know.
+
+    There are none of them where a channel was cut exactly between two elements.
+    """
 
     why: str  # "after the end", "cut short in <what>", "expected <x>, got <y>"
 
@@ -244,7 +247,7 @@ class Element:
     `offset` counts from the channel's first byte; `raw` are its bytes as they came. `section` is
     the header of the section that it lies in (a header lies in its own), `occurrence` counts from
     1: the how-manieth section of that idstr, instance and type this is; for a command or a
-    message, the how-manieth of its name. `spans` are its fields in order.
+    message, the how-manieth of its name; 1 for every page. `spans` are its fields in order.
     """
 
     offset: int
