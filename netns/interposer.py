@@ -1,0 +1,126 @@
+"""The interposed layer-2 link: frames copied between two TAPs, some of them not.
+
+A `Rule` sees each frame and says what happens to it; without faults every frame passes as it came,
+in order. Nothing is parsed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+FRAME_BYTES_MAX = 65_536
+FRAMES_PER_WAKE = 64
+"""Read in one go, so that a flood does not keep the loop from its other work."""
+HELD_FRAMES_MAX = 1024
+"""Delayed at one time; a further one is dropped, as a full queue does."""
+
+
+class Direction(StrEnum):
+    """Which way a frame goes: from the first descriptor to the second, or back."""
+
+    A_TO_B = "a-to-b"
+    B_TO_A = "b-to-a"
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The frame goes on at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The frame is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The frame goes on after `for_s` seconds; others pass it meanwhile."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The frame goes on, and `copies` copies of it right behind."""
+
+    copies: int = 1
+
+
+Verdict = Pass | Drop | Delay | Duplicate
+Rule = Callable[[Direction, bytes], Verdict]
+
+
+class Interposer:
+    """Copies frames between two TAP descriptors; made by `interposed`."""
+
+    def __init__(self, a_fd: int, b_fd: int, rule: Rule) -> None:
+        self._fds = {Direction.A_TO_B: (a_fd, b_fd), Direction.B_TO_A: (b_fd, a_fd)}
+        self._rule = rule
+        self._held: set[asyncio.TimerHandle] = set()
+        self.counts: Counter[tuple[Direction, str]] = Counter()
+
+    def _readable(self, direction: Direction) -> None:
+        source, _ = self._fds[direction]
+        for _ in range(FRAMES_PER_WAKE):
+            try:
+                frame = os.read(source, FRAME_BYTES_MAX)
+            except BlockingIOError:
+                return
+            self._act(direction, frame)
+
+    def _act(self, direction: Direction, frame: bytes) -> None:
+        verdict = self._rule(direction, frame)
+        self.counts[direction, type(verdict).__name__] += 1
+        match verdict:
+            case Pass():
+                self._send(direction, frame)
+            case Duplicate(copies=copies):
+                for _ in range(1 + copies):
+                    self._send(direction, frame)
+            case Delay(for_s=for_s) if len(self._held) < HELD_FRAMES_MAX:
+                self._hold(direction, frame, for_s)
+            case Drop() | Delay():
+                pass
+
+    def _hold(self, direction: Direction, frame: bytes, for_s: float) -> None:
+        def release() -> None:
+            self._held.discard(handle)
+            self._send(direction, frame)
+
+        handle = asyncio.get_running_loop().call_later(for_s, release)
+        self._held.add(handle)
+
+    def _send(self, direction: Direction, frame: bytes) -> None:
+        _, target = self._fds[direction]
+        try:
+            os.write(target, frame)
+        except OSError:
+            # A TAP that is down or full loses frames, as a cable does.
+            self.counts[direction, "Lost"] += 1
+
+    def close(self) -> None:
+        """Forget the frames that are still held."""
+        for handle in self._held:
+            handle.cancel()
+        self._held.clear()
+
+
+@asynccontextmanager
+async def interposed(a_fd: int, b_fd: int, rule: Rule) -> AsyncIterator[Interposer]:
+    """Join two TAPs (non-blocking descriptors) by an interposer until the block ends."""
+    interposer = Interposer(a_fd, b_fd, rule)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(a_fd, interposer._readable, Direction.A_TO_B)
+    loop.add_reader(b_fd, interposer._readable, Direction.B_TO_A)
+    try:
+        yield interposer
+    finally:
+        loop.remove_reader(a_fd)
+        loop.remove_reader(b_fd)
+        interposer.close()

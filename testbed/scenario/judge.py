@@ -1,0 +1,176 @@
+"""Verdicts: what a run's log says happened. Pure queries; the same log gives the same verdict.
+
+A verdict comes from what the two sides were seen to be (`observed` events) and from the checks of
+memory and device state, never from what a scenario expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.log import Event, Log
+
+SIDES = ("source", "destination")
+
+
+@dataclass(frozen=True, slots=True)
+class SideState:
+    """One side at the end of an attempt, and all that it said until then."""
+
+    side: str
+    status: str | None = None
+    error_desc: str | None = None
+    run_state: str | None = None
+    exit_status: int | None = None  # negative: the signal that ended it; None: it runs
+    silent: bool = False  # its process runs, and QMP gave no answer
+    statuses: tuple[str, ...] = ()
+    stderr: tuple[str, ...] = ()
+    version: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def running(self) -> bool:
+        """True if it runs the guest."""
+        return self.exit_status is None and self.run_state == "running"
+
+    @property
+    def died(self) -> bool:
+        """True if a signal ended it."""
+        return self.exit_status is not None and self.exit_status < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One migration attempt: both sides as they were when it was over."""
+
+    number: int
+    source: SideState
+    destination: SideState
+    hung: tuple[str, ...] = field(default=())
+    intact: bool | None = None  # memory; None: not looked at
+    equal: bool | None = None  # device state; None: not looked at
+
+    @property
+    def verdict(self) -> str:
+        """What this attempt came to: one of the verdicts of `docs/architecture.md`."""
+        source, destination = self.source, self.destination
+        if source.died or destination.died:
+            return "crash"
+        if source.running and destination.running:
+            return "split-brain"
+        if self.hung:
+            return "hang"
+        if destination.running or destination.status == "completed":
+            return self._arrived()
+        if source.running:
+            return "failed-clean"
+        if {source.status, destination.status} == {"postcopy-paused"}:
+            return "paused-recoverable"
+        if source.silent or destination.silent:
+            return "unknown"
+        return "source-lost" if source.exit_status is not None else "guest-lost"
+
+    def _arrived(self) -> str:
+        if self.source.running:
+            return "split-brain"
+        if self.intact is False or self.equal is False:
+            return "corrupt"
+        return "recovered" if "postcopy-paused" in self.destination.statuses else "completed"
+
+
+def attempts(log: Log) -> list[Attempt]:
+    """The migration attempts of a run that came to an end, in order."""
+    ends = [event for event in log.find("attempt-ended")]
+    found: list[Attempt] = []
+    began = 0
+    for end in ends:
+        events = [event for event in log if began <= event.number <= end.number]
+        found.append(_attempt(end.facts["attempt"], events))
+        began = end.number + 1
+    return found
+
+
+def _attempt(number: int, events: list[Event]) -> Attempt:
+    source, destination = (_side(side, events) for side in SIDES)
+    return Attempt(
+        number,
+        source,
+        destination,
+        tuple(
+            event.facts["what"]
+            for event in events
+            if event.kind == "wait-expired" and not event.facts.get("provided_for")
+        ),
+        _all_of(events, "memory-checked", "intact"),
+        _all_of(events, "device-state-checked", "equal"),
+    )
+
+
+def _all_of(events: Iterable[Event], kind: str, fact: str) -> bool | None:
+    outcomes = [event.facts[fact] for event in events if event.kind == kind]
+    return all(outcomes) if outcomes else None
+
+
+def _side(side: str, events: list[Event]) -> SideState:
+    own = [event for event in events if event.actor == side]
+    seen: dict[str, Any] = {}
+    for event in own:
+        if event.kind == "observed":
+            seen = dict(event.facts)
+    return SideState(
+        side,
+        seen.get("status"),
+        seen.get("error_desc"),
+        seen.get("run_state"),
+        seen.get("exit_status"),
+        seen.get("silent", False),
+        tuple(event.facts["status"] for event in own if event.kind == "migration-status"),
+        tuple(event.facts["text"] for event in own if event.kind == "stderr"),
+        tuple(seen.get("version", (0, 0, 0))),
+    )
+
+
+def both_running_s(log: Log) -> float:
+    """Seconds during which both sides ran the guest: invariant 1 says none.
+
+    A source runs from its first event on, a destination from its RESUME; STOP and the end of the
+    process end it.
+    """
+    running: dict[str, bool] = {"source": True, "destination": False}
+    since: float | None = None
+    total = 0.0
+    for event in log:
+        if event.actor not in running:
+            continue
+        name = event.facts.get("event") if event.kind == "qmp-event" else event.kind
+        if name == "RESUME":
+            running[event.actor] = True
+        elif name in ("STOP", "SHUTDOWN", "process-ended"):
+            running[event.actor] = False
+        both = all(running.values())
+        if both and since is None:
+            since = event.at_s
+        elif not both and since is not None:
+            total += event.at_s - since
+            since = None
+    if since is not None and len(log):
+        total += log[len(log) - 1].at_s - since
+    return total
+
+
+def early_frames(log: Log, mac: str) -> list[Event]:
+    """Frames with the guest's MAC from the destination before the source stopped: invariant 3."""
+    stop = next(
+        (
+            event
+            for event in log.find("qmp-event", "source")
+            if event.facts.get("event") == "STOP"
+        ),
+        None,
+    )
+    return [
+        event
+        for event in log.find("frame", "switch", port="destination", source=mac)
+        if stop is None or event.at_s < stop.at_s
+    ]
