@@ -65,7 +65,8 @@ class Interposer:
         self._held: set[asyncio.TimerHandle] = set()
         self.counts: Counter[tuple[Direction, str]] = Counter()
 
-    def _readable(self, direction: Direction) -> None:
+    def readable(self, direction: Direction) -> None:
+        """Take the frames that wait in a direction and act on each."""
         source, _ = self._fds[direction]
         for _ in range(FRAMES_PER_WAKE):
             try:
@@ -116,8 +117,8 @@ async def interposed(a_fd: int, b_fd: int, rule: Rule) -> AsyncIterator[Interpos
     """Join two TAPs (non-blocking descriptors) by an interposer until the block ends."""
     interposer = Interposer(a_fd, b_fd, rule)
     loop = asyncio.get_running_loop()
-    loop.add_reader(a_fd, interposer._readable, Direction.A_TO_B)
-    loop.add_reader(b_fd, interposer._readable, Direction.B_TO_A)
+    loop.add_reader(a_fd, interposer.readable, Direction.A_TO_B)
+    loop.add_reader(b_fd, interposer.readable, Direction.B_TO_A)
     try:
         yield interposer
     finally:

@@ -78,12 +78,7 @@ class Namespace:
         with _own_namespace_kept():
             unshare(CLONE_NEWNET)
             fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            # The kernel's own chatter (router solicitations, duplicate address detection) would
-            # be frames that nobody in the run sent.
-            for name in ("all", "default"):
-                setting = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-                if setting.exists():
-                    setting.write_text("1")
+            _without_ipv6()
         namespace = cls(label, fd)
         try:
             await (await namespace.netlink()).link("set", index=1, state="up")
@@ -95,8 +90,11 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Run a block inside the namespace. The block must not await: threads share nothing here,
-        but a coroutine switch would carry the namespace to somebody else's code."""
+        """Run a block inside the namespace.
+
+        The block must not await: a switch of coroutines would carry the namespace to code that
+        knows nothing of it.
+        """
         with _own_namespace_kept():
             setns(self.fd)
             yield
@@ -123,6 +121,14 @@ class Namespace:
         """
         path.touch()
         mount(f"/proc/self/fd/{self.fd}", str(path), "", MS_BIND)
+
+
+def _without_ipv6() -> None:
+    """Keep the kernel's own chatter (router solicitations, address detection) off the links."""
+    for name in ("all", "default"):
+        setting = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+        if setting.exists():
+            setting.write_text("1")
 
 
 @contextmanager

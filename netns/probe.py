@@ -19,7 +19,8 @@ from .namespace import Namespace
 ETHERTYPE_PROBE = 0x88B5
 """Local experimental EtherType 1 (IEEE 802)."""
 ETH_P_ALL = 0x0003
-HEAD = struct.Struct("!6s6sHI")
+ADDRESSES_BYTES = 12
+TAIL = struct.Struct("!HI")  # EtherType, number
 PROBE_BYTES = 60
 UNDER_WAY_S = 0.05
 """Probes younger than this may still arrive, and are not counted."""
@@ -71,22 +72,25 @@ class Probe:
             None if until is None else round(until, 6),
         )
 
-    async def _send(self, sender: socket.socket, mac: str, own: bytes) -> None:
-        head = bytes.fromhex(mac.replace(":", ""))
-        while len(self._sent) < PROBES_MAX:
-            number = len(self._sent)
-            self._sent.append(time.monotonic())
-            frame = HEAD.pack(head, own, ETHERTYPE_PROBE, number)
-            sender.send(frame.ljust(PROBE_BYTES, b"\0"))
-            await asyncio.sleep(self.every_s)
+    def watch(self, host: str) -> None:
+        """Know of a host, before its first frame."""
+        self._reached[host] = set()
 
-    def _readable(self, host: str, watcher: socket.socket) -> None:
+    def send(self, sender: socket.socket, head: bytes) -> None:
+        """Send the next probe; `head` is its Ethernet addresses."""
+        if len(self._sent) < PROBES_MAX:
+            frame = head + TAIL.pack(ETHERTYPE_PROBE, len(self._sent))
+            self._sent.append(time.monotonic())
+            sender.send(frame.ljust(PROBE_BYTES, b"\0"))
+
+    def readable(self, host: str, watcher: socket.socket) -> None:
+        """Take a frame that came to a host, and note it if it is a probe."""
         try:
             frame, address = watcher.recvfrom(PROBE_BYTES)
         except BlockingIOError:
             return
-        if address[2] != socket.PACKET_OUTGOING and len(frame) >= HEAD.size:
-            _, _, ethertype, number = HEAD.unpack_from(frame)
+        if address[2] != socket.PACKET_OUTGOING and len(frame) >= ADDRESSES_BYTES + TAIL.size:
+            ethertype, number = TAIL.unpack_from(frame, ADDRESSES_BYTES)
             if ethertype == ETHERTYPE_PROBE and number < len(self._sent):
                 self._reached[host].add(number)
 
@@ -114,16 +118,23 @@ async def probing(
     async with AsyncExitStack() as stack:
         for host, place in hosts.items():
             watcher = stack.enter_context(_packet_socket(*place, ETH_P_ALL))
-            probe._reached[host] = set()
-            loop.add_reader(watcher, probe._readable, host, watcher)
+            probe.watch(host)
+            loop.add_reader(watcher, probe.readable, host, watcher)
             stack.callback(loop.remove_reader, watcher)
         sender = stack.enter_context(_packet_socket(*client, 0))
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(probe._send(sender, mac, sender.getsockname()[4]))
-            try:
-                yield probe
-            finally:
-                task.cancel()
+        head = bytes.fromhex(mac.replace(":", "")) + sender.getsockname()[4]
+
+        timers: list[asyncio.TimerHandle] = []
+
+        def send() -> None:
+            probe.send(sender, head)
+            timers[:] = [loop.call_later(every_s, send)]
+
+        send()
+        try:
+            yield probe
+        finally:
+            timers[0].cancel()
 
 
 def _packet_socket(namespace: Namespace, device: str, protocol: int) -> socket.socket:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from .namespace import CLONE_NEWNET, mount, unshare
 
@@ -92,13 +93,13 @@ class Sandbox:
         output_out, output_in = os.pipe()
         lifeline_out, lifeline_in = os.pipe()
         guard_pid = os.fork()
-        if guard_pid:
-            os.close(output_in)
-            os.close(lifeline_out)
-            return cls(guard_pid, output_out, lifeline_in)
-        os.close(output_out)
-        os.close(lifeline_in)
-        _guard(work, Inside(output_in, lifeline_out))
+        if guard_pid == 0:
+            os.close(output_out)
+            os.close(lifeline_in)
+            _guard(work, Inside(output_in, lifeline_out))
+        os.close(output_in)
+        os.close(lifeline_out)
+        return cls(guard_pid, output_out, lifeline_in)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -151,7 +152,7 @@ def enter_command(pid: int, namespace: str | None = None) -> str:
     return command
 
 
-def _guard(work: Callable[[Inside], int], inside: Inside) -> None:
+def _guard(work: Callable[[Inside], int], inside: Inside) -> NoReturn:
     """The process between: makes the namespaces, forks PID 1 into them, passes its status on."""
     try:
         os.setsid()  # the terminal's Ctrl-C is for the command alone
@@ -184,7 +185,7 @@ def _new_namespaces() -> None:
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def _pid_1(work: Callable[[Inside], int], inside: Inside, guard_fd: int) -> None:
+def _pid_1(work: Callable[[Inside], int], inside: Inside, guard_fd: int) -> NoReturn:
     try:
         _die_with_parent(guard_fd)
         os.close(guard_fd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -78,8 +78,8 @@ class Endpoint(Protocol):
     async def run_state(self) -> str:
         """`query-status`: `running`, `paused`, `postmigrate`, `inmigrate`, ..."""
 
-    async def save_again(self) -> bytes:
-        """Stop the guest and save the machine anew; the stream that it wrote.
+    def save_again(self) -> AsyncIterator[bytes]:
+        """Stop the guest and save the machine anew; the stream that it writes.
 
         How memory and device state are looked at from outside. The machine is of no further use
         for a migration afterwards.

@@ -127,8 +127,8 @@ def differences(
         A sentence for each section that is missing, extra or other; empty if they are equal but
         for `HOST_FIELDS`.
     """
-    found = [f"{name} {instance}: not held" for name, instance in sent if (name, instance) not in held]
-    found += [f"{name} {instance}: never sent" for name, instance in held if (name, instance) not in sent]
+    found = [f"{idstr} {instance}: not held" for idstr, instance in sent.keys() - held.keys()]
+    found += [f"{idstr} {instance}: never sent" for idstr, instance in held.keys() - sent.keys()]
     for key, section in sent.items():
         if key in held:
             found += _section_differences(section, held[key])
