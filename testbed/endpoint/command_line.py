@@ -1,30 +1,31 @@
-"""The command line of a QEMU endpoint, and what it inherits.
+"""The command line of a QEMU, from a machine and inherited descriptors; nothing is run here.
 
-Nothing on it is a path: QMP, serial line, TAP and boot disk come as inherited descriptors, so that
-a command such as `chroot /srv/trixie qemu-system-x86_64` serves as well as a plain binary.
+Everything between the testbed and QEMU goes over descriptors that it inherits, never over a path:
+the command may be a chroot, where no path of ours exists. Options: QEMU `qemu-options.hx` (5.2 to
+11.1).
 """
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from .base import MachineSpec
 
-BOOT_SET = 1  # of -add-fd
+DEFAULT_COMMAND = ("qemu-system-x86_64",)
+
+DISK_BYTES_MIN = 1 << 20
+"""SeaBIOS reads the boot sector by cylinder, head and sector: a smaller disk has no cylinder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """Descriptors that QEMU inherits, by what they are for; `None`: it does without."""
+    """Descriptors that QEMU inherits, by what they are for; None: it does without."""
 
-    qmp: int
-    serial: int
+    qmp: int  # a connected AF_UNIX socket
+    serial: int  # likewise
     boot: tuple[int, int] | None = None  # the same file, opened for reading and for both
     tap: int | None = None
 
@@ -36,32 +37,35 @@ class Inherited:
 
 
 def command_line(
-    command: tuple[str, ...], machine: MachineSpec, inherited: Inherited, *, incoming: bool
+    command: Sequence[str],
+    machine: MachineSpec,
+    inherited: Inherited,
+    *,
+    accelerator: str,
+    incoming: bool,
 ) -> list[str]:
-    """The whole command line of one endpoint."""
+    """Return the whole command line of one endpoint.
+
+    Args:
+        command: the binary, or a command that ends in it.
+        machine: what it emulates; its own `accelerator` is not looked at.
+        inherited: numbers as they are in the new process.
+        accelerator: "kvm" or "tcg".
+        incoming: true on the side that waits for `migrate-incoming`.
+    """
     arguments = [
         *command,
-        *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-M", machine.machine, "-accel", accelerator(machine.accelerator)),
-        *("-m", f"size={machine.memory_bytes}B", "-smp", str(machine.cpus)),
+        *base_arguments(accelerator),
+        *("-M", machine.machine, "-m", f"size={machine.memory_bytes}B", "-smp", str(machine.cpus)),
         *("-chardev", f"socket,id=qmp,fd={inherited.qmp}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=serial,fd={inherited.serial}", "-serial", "chardev:serial"),
     ]
     if inherited.boot is not None:
-        for fd in inherited.boot:
-            arguments += ["-add-fd", f"set={BOOT_SET},fd={fd}"]
-        arguments += [
-            *(
-                "-drive",
-                f"if=none,id=boot,format=raw,file.locking=off,file.filename=/dev/fdset/{BOOT_SET}",
-            ),
-            # An IDE disk, as its device model keeps no pointer into guest memory: a virtio disk's
-            # rings are read while a postcopy package is loaded, and pages requested before RUN.
-            *("-device", "ide-hd,drive=boot,bus=ide.0,bootindex=0"),
-        ]
+        arguments += boot_arguments(inherited.boot)
     if inherited.tap is not None:
         arguments += [
             *("-netdev", f"tap,id=net0,fd={inherited.tap}"),
+            # No option ROM: its size is the host's package's, and makes streams differ.
             *("-device", f"{machine.nic},id=nic0,netdev=net0,mac={machine.mac},romfile="),
         ]
     for device in machine.devices:
@@ -74,26 +78,27 @@ def command_line(
     return arguments
 
 
-@cache
-def kvm_works() -> bool:
-    """True if this machine runs guests by KVM.
+def base_arguments(accelerator: str) -> tuple[str, ...]:
+    """Return what keeps a QEMU from having more than it is told to.
 
-    A device node alone does not say so: without the CPU's own virtualization (`vmx`, `svm`) a
-    kernel may still offer one that fails in the guest's first protected-mode instructions.
+    Not `-sandbox`: a build without it refuses the option, and a refused system call would end the
+    process by a signal of its own where a fault should have shown another.
     """
-    try:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "vmx" in flags or "svm" in flags
+    return ("-nodefaults", "-no-user-config", "-display", "none", "-accel", accelerator)
 
 
-def accelerator(wanted: str) -> str:
-    """`kvm` or `tcg` for `auto`; else what is wanted."""
-    if wanted != "auto":
-        return wanted
-    return "kvm" if kvm_works() else "tcg"
+def boot_arguments(boot: Sequence[int]) -> list[str]:
+    """Return the arguments of a disk to boot from, held by descriptors of one file."""
+    arguments = []
+    for fd in boot:
+        arguments += ["-add-fd", f"set=1,fd={fd}"]
+    return [
+        *arguments,
+        *("-drive", "if=none,id=boot,format=raw,file.locking=off,file.filename=/dev/fdset/1"),
+        # An IDE disk, as its device model keeps no pointer into guest memory: a virtio disk's
+        # rings are read while a postcopy package is loaded, and pages requested before RUN.
+        *("-device", "ide-hd,drive=boot,bus=ide.0,bootindex=0"),
+    ]
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def boot_disk(image: bytes) -> Iterator[tuple[int, int]]:
     """
     fd = os.memfd_create("boot")
     try:
-        os.truncate(fd, len(image))
+        os.truncate(fd, max(len(image), DISK_BYTES_MIN))
         os.pwrite(fd, image, 0)
         read_only = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -113,13 +118,3 @@ def boot_disk(image: bytes) -> Iterator[tuple[int, int]]:
             os.close(read_only)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connected pair: ours, and the one that QEMU inherits, closed here when the block ends."""
-    ours, theirs = socket.socketpair()
-    try:
-        yield ours, theirs
-    finally:
-        theirs.close()

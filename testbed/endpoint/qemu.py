@@ -1,4 +1,4 @@
-"""A real QEMU as an endpoint: started in a namespace, driven over QMP, everything it says logged.
+"""A real QEMU as an endpoint: started in a namespace, driven over QMP, all that it says logged.
 
 Works with QEMU 5.2 to 11.x. Ends with its block: by QMP `quit`, and by SIGKILL if that takes long.
 """
@@ -6,82 +6,40 @@ Works with QEMU 5.2 to 11.x. Ends with its block: by QMP `quit`, and by SIGKILL 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import shlex
-import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import (
-    ConnectError,
-    EventListener,
-    ExecInterruptedError,
-    ExecuteError,
-    QMPClient,
-)
-
-from netns.namespace import setns
 from testbed.log import Log, WaitExpired
-from testbed.tasks import beside
 
-from .base import EndpointError, MachineSpec, MigrationStatus, QmpRefused
-from .command_line import Inherited, boot_disk, command_line, socket_pair
+from .base import Endpoint, EndpointError, MachineSpec, QmpRefused
+from .command_line import DEFAULT_COMMAND, Inherited, boot_disk, command_line
+from .kvm import choose_accelerator
+from .process import Process
+from .qmp import QmpEnded, QmpSession, QmpSilent
+from .saving import save
 
-QMP_OPENS_S = 20.0
-QMP_ANSWERS_S = 10.0
-QUIT_S = 1.0
-DRAIN_S = 1.0
-SAVE_S = 60.0
-LINE_BYTES_MAX = 4096
-"""Of stderr and serial lines; what is longer is cut, and the rest is the next line."""
-SAVE_CHUNK_BYTES = 1 << 18
-CONNECTION_CAPABILITIES = (
-    "return-path",
-    "postcopy-ram",
-    "postcopy-preempt",
-    "multifd",
-    "validate-uuid",
-    "switchover-ack",
-    "release-ram",
-)
-"""Switched off before a machine saves itself: they need a peer that answers."""
+if TYPE_CHECKING:
+    from netns.namespace import Namespace
 
-logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+QMP_OPENS_WITHIN_S = 20.0
+QMP_ANSWERS_WITHIN_S = 10.0
+
+QUIT_WITHIN_S = 0.5
+"""Then SIGKILL: nothing that a QEMU of ours holds is worth more of the user's time."""
 
 
-class HasDescriptor(Protocol):
-    """A network namespace: anything that holds one by a descriptor."""
-
-    fd: int
-
-
-class Qemu:
+class Qemu(Endpoint):
     """One QEMU process; made by `Qemu.start`. See `Endpoint` for what it promises."""
 
-    def __init__(
-        self, side: str, log: Log, argv: list[str], process: asyncio.subprocess.Process
-    ) -> None:
+    def __init__(self, side: str, argv: Sequence[str], process: Process, qmp: QmpSession) -> None:
         self.side = side
-        self.argv = argv
         self.version = (0, 0, 0)
-        self.exit_status: int | None = None
-        self._log = log
+        self._argv = argv
         self._process = process
-        self._qmp = QMPClient(side)
-        self._events = EventListener()
-        self._qmp.register_listener(self._events)
-        self._stderr: list[str] = []
-        self._stopping = False
-        self._saving = False  # its migrations are its own from now on, no attempt of the run
-        self._ended = asyncio.Event()
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        self._qmp = qmp
 
     @classmethod
     @asynccontextmanager
@@ -91,90 +49,70 @@ class Qemu:
         *,
         log: Log,
         machine: MachineSpec,
-        command: tuple[str, ...] = ("qemu-system-x86_64",),
+        command: Sequence[str] = DEFAULT_COMMAND,
         boot_image: bytes | None = None,
-        namespace: HasDescriptor | None = None,
+        namespace: Namespace | None = None,
         tap_fd: int | None = None,
         incoming: bool = False,
         capabilities: Mapping[str, bool] | None = None,
         parameters: Mapping[str, Any] | None = None,
-        opens_within_s: float = QMP_OPENS_S,
+        opens_within_s: float = QMP_OPENS_WITHIN_S,
     ) -> AsyncIterator[Qemu]:
         """Start a QEMU and have it ready for `migrate` or `migrate-incoming`.
 
         Args:
             side: `source` or `destination`, its actor in the log.
-            log: where all that it says goes.
-            machine: what it emulates.
-            command: the binary, or a command that ends in it.
-            boot_image: of its disk; None: no disk.
+            log: where all that it says goes; see `Process.start` and `QmpSession`.
+            machine: what it emulates. Give both sides the same accelerator if it is not to be
+                found out for each by itself (`choose_accelerator`).
+            command: the binary, or a command that ends in it, such as a chroot.
+            boot_image: contents of its disk, from the boot sector on; None: no disk.
             namespace: network namespace that it lives in; None: this process's.
             tap_fd: of its NIC's TAP; None: no NIC.
             incoming: it waits for `migrate-incoming`.
-            capabilities: migration capabilities to set, by QEMU's names.
+            capabilities: migration capabilities to set, by QEMU's names; `events` is always on.
             parameters: migration parameters to set.
             opens_within_s: bound on the time until QMP answers.
 
         Raises:
-            EndpointError: it is not there, ended at once, never opened QMP, or lacks something.
+            EndpointError: it is not there, ended at once, never opened QMP, lacks something.
         """
-        endpoint, qmp, serial = await cls._spawn(
-            side, log, machine, command, boot_image, namespace, tap_fd, incoming
-        )
-        readers = endpoint._read_stderr(), endpoint._read_serial(serial), endpoint._wait()
-        async with beside(*readers, endpoint._read_events()) as tasks:
-            try:
-                await endpoint._greet(qmp, opens_within_s)
-                await endpoint._configure(capabilities or {}, parameters or {})
-                yield endpoint
-            finally:
-                await endpoint._end()
-                qmp.close()
-                # What it said last is still in the pipes.
-                await asyncio.wait(tasks[: len(readers)], timeout=DRAIN_S)
+        accelerator = machine.accelerator
+        if accelerator == "auto":
+            accelerator = await choose_accelerator(command)
+        qmp = QmpSession(side, log)
+        with ExitStack() as ours, ExitStack() as theirs:
+            sockets, inherited = _connect(ours, theirs, boot_image, tap_fd)
+            argv = command_line(
+                command, machine, inherited, accelerator=accelerator, incoming=incoming
+            )
+            async with Process.start(
+                side,
+                argv,
+                log=log,
+                namespace=namespace,
+                inherited=inherited.all,
+                serial=sockets[1],
+            ) as process:
+                # Once the only copies are its own, its end is the end of each connection.
+                theirs.close()
+                endpoint = cls(side, argv, process, qmp)
+                try:
+                    await endpoint._greet(sockets[0], opens_within_s)
+                    await endpoint._configure(capabilities or {}, parameters or {})
+                    yield endpoint
+                finally:
+                    await endpoint._end()
 
-    @classmethod
-    async def _spawn(
-        cls,
-        side: str,
-        log: Log,
-        machine: MachineSpec,
-        command: tuple[str, ...],
-        boot_image: bytes | None,
-        namespace: HasDescriptor | None,
-        tap_fd: int | None,
-        incoming: bool,
-    ) -> tuple[Qemu, socket.socket, socket.socket]:
-        with (
-            socket_pair() as (qmp, qemus_qmp),
-            socket_pair() as (serial, qemus_serial),
-            nullcontext() if boot_image is None else boot_disk(boot_image) as disk,
-        ):
-            inherited = Inherited(qemus_qmp.fileno(), qemus_serial.fileno(), disk, tap_fd)
-            argv = command_line(command, machine, inherited, incoming=incoming)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    limit=LINE_BYTES_MAX * 16,
-                    pass_fds=inherited.all,
-                    start_new_session=True,
-                    preexec_fn=None if namespace is None else lambda: setns(namespace.fd),
-                )
-            except OSError as error:
-                qmp.close()
-                serial.close()
-                raise EndpointError(
-                    f"{side}: cannot run {command[0]!r}: {error.strerror}; install it "
-                    f"(Debian: qemu-system-x86) or name another with --{side}-qemu",
-                    command=shlex.join(command),
-                ) from error
-        log.write(side, "process-started", argv=argv, pid=process.pid)
-        return cls(side, log, argv, process), qmp, serial
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
-    # Driving it
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status; negative: the signal that ended it; None: it runs."""
+        return self._process.exit_status
 
     async def command(
         self,
@@ -182,205 +120,114 @@ class Qemu:
         arguments: Mapping[str, Any] | None = None,
         *,
         oob: bool = False,
-        within_s: float = QMP_ANSWERS_S,
+        within_s: float = QMP_ANSWERS_WITHIN_S,
     ) -> Any:
         """Execute a QMP command; see `Endpoint.command`."""
-        self._log.write(self.side, "qmp-command", command=name, arguments=dict(arguments or {}))
         try:
-            async with asyncio.timeout(within_s):
-                return await self._qmp.execute(name, arguments, oob=oob)
-        except ExecuteError as error:
-            refusal = error.error.error
-            self._log.write(self.side, "qmp-error", command=name, desc=refusal.desc)
-            raise QmpRefused(name, refusal.class_, refusal.desc) from error
-        except TimeoutError as error:
-            self._log.write(self.side, "qmp-silent", command=name, within_s=within_s)
-            raise self._failed(f"QMP gave no answer to {name} within {within_s:g} s") from error
-        except (ExecInterruptedError, EOFError, OSError) as error:
-            raise self._failed(f"it ended before it answered QMP {name}") from error
-
-    async def migration_status(self) -> MigrationStatus:
-        """`query-migrate`; see `Endpoint`."""
-        answer = await self.command("query-migrate")
-        return MigrationStatus(answer.get("status"), answer.get("error-desc"), answer)
-
-    async def run_state(self) -> str:
-        """`query-status`; see `Endpoint`."""
-        return str((await self.command("query-status"))["status"])
-
-    async def save_again(self) -> AsyncIterator[bytes]:
-        """Stop the guest and save the machine anew; the stream that it writes, in chunks.
-
-        Raises:
-            EndpointError: it could not, or did not finish within `SAVE_S`.
-            QmpRefused: its state does not allow it.
-        """
-        self._saving = True
-        await self.command("stop")
-        await self._off(CONNECTION_CAPABILITIES)
-        await self.command("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-        ours, theirs = socket.socketpair()
-        with ours:
-            ours.setblocking(False)
-            with theirs:
-                self._qmp.send_fd_scm(theirs.fileno())
-                await self.command("getfd", {"fdname": "saved"})
-            await self.command("migrate", {"uri": "fd:saved"})
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(SAVE_S):
-                while chunk := await loop.sock_recv(ours, SAVE_CHUNK_BYTES):
-                    yield chunk
-        status = await self.migration_status()
-        if status.status not in ("completed", "device", "active"):
-            raise self._failed(f"saving its state ended in {status.status}: {status.error_desc}")
-
-    async def _capabilities(self) -> set[str]:
-        answer = await self.command("query-migrate-capabilities")
-        return {entry["capability"] for entry in answer}
-
-    async def _off(self, names: tuple[str, ...]) -> None:
-        known = await self._capabilities()
-        await self.command(
-            "migrate-set-capabilities",
-            {
-                "capabilities": [
-                    {"capability": name, "state": False} for name in names if name in known
-                ]
-            },
-        )
+            return await self._qmp.execute(name, arguments, oob=oob, within_s=within_s)
+        except QmpSilent as error:
+            raise self._error(f"QMP gave no answer to {name} within {within_s:g} s") from error
+        except QmpEnded as error:
+            raise await self._ended(f"before it answered {name}") from error
 
     async def wait_for_exit(self, within_s: float) -> int:
-        """Its exit status, once it has ended; negative: the signal that ended it.
-
-        Raises:
-            WaitExpired: it still runs after `within_s` seconds.
-        """
+        """Return `exit_status` once it has ended; see `Endpoint.wait_for_exit`."""
         try:
             async with asyncio.timeout(within_s):
-                await self._ended.wait()
+                return await self._process.wait()
         except TimeoutError as error:
             raise WaitExpired(f"the {self.side}'s process to end", within_s) from error
-        assert self.exit_status is not None
-        return self.exit_status
 
-    # Starting it
+    def save_again(self) -> AsyncIterator[bytes]:
+        """Stop the guest and save the machine anew; see `Endpoint.save_again`.
+
+        MIGRATION events are logged as `saving-status` from here on: they are no attempt of the
+        run. If the iterator may be left early, close it (`contextlib.aclosing`).
+        """
+        self._qmp.status_kind = "saving-status"
+        return save(self, self._qmp.send_descriptor)
 
     async def _greet(self, qmp: socket.socket, within_s: float) -> None:
-        """Connect QMP and learn the version."""
         try:
-            async with asyncio.timeout(within_s):
-                await self._qmp.connect(qmp)
-        except TimeoutError as error:
-            raise self._failed(f"it did not open QMP within {within_s:g} s") from error
-        except ConnectError as error:
-            await asyncio.wait_for(self._ended.wait(), within_s)
-            raise self._failed("it ended before it opened QMP") from error
-        assert self._qmp.greeting is not None
-        version: Any = self._qmp.greeting.QMP.version["qemu"]
-        self.version = (version["major"], version["minor"], version["micro"])
-        self._log.write(self.side, "greeted", version=list(self.version))
+            self.version = await self._qmp.connect(qmp, within_s)
+        except QmpSilent as error:
+            raise self._error(
+                f"it did not open QMP within {within_s:g} s",
+                advice="Is the command a QEMU, and passes it on all its arguments?",
+            ) from error
+        except QmpEnded as error:
+            raise await self._ended("before it opened QMP") from error
 
     async def _configure(
         self, capabilities: Mapping[str, bool], parameters: Mapping[str, Any]
     ) -> None:
-        known = await self._capabilities()
+        answer = await self.command("query-migrate-capabilities")
+        known = {entry["capability"] for entry in answer}
         lacking = sorted(set(capabilities) - known)
         if lacking:
-            raise self._failed(
-                f"QEMU {'.'.join(map(str, self.version))} has no migration capability "
-                f"{', '.join(map(repr, lacking))}; it has: {', '.join(sorted(known))}"
+            raise self._error(
+                f"{self._name} has no capability {', '.join(map(repr, lacking))}; "
+                f"it has: {', '.join(sorted(known))}",
+                advice="Take it out of the scenario, or name another QEMU with "
+                f"--{self.side}-qemu.",
             )
-        wanted = {"events": True, **capabilities}
+        states = [
+            {"capability": name, "state": state}
+            for name, state in {"events": True, **capabilities}.items()
+        ]
         try:
-            await self.command(
-                "migrate-set-capabilities",
-                {
-                    "capabilities": [
-                        {"capability": name, "state": state} for name, state in wanted.items()
-                    ]
-                },
-            )
+            await self.command("migrate-set-capabilities", {"capabilities": states})
             if parameters:
                 await self.command("migrate-set-parameters", parameters)
         except QmpRefused as error:
-            raise self._failed(f"it refused its migration settings: {error}") from error
-
-    # Listening to it
-
-    async def _read_events(self) -> None:
-        async for event in self._events:
-            data: Any = event.get("data", {})
-            if event["event"] == "MIGRATION":
-                kind = "saving-status" if self._saving else "migration-status"
-                self._log.write(self.side, kind, **data)
-            else:
-                self._log.write(self.side, "qmp-event", event=event["event"], data=data)
-
-    async def _read_stderr(self) -> None:
-        assert self._process.stderr is not None
-        prefix = f"{os.path.basename(self.argv[0])}: "
-        buffer = b""
-        while chunk := await self._process.stderr.read(LINE_BYTES_MAX):
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            if len(buffer) > LINE_BYTES_MAX:
-                lines, buffer = [*lines, buffer], b""
-            for line in lines:
-                self._said(line, prefix)
-        if buffer:
-            self._said(buffer, prefix)
-
-    def _said(self, raw: bytes, prefix: str) -> None:
-        line = raw.decode("utf-8", "replace")
-        program, colon, text = line.partition(": ")
-        own = colon and (f"{program}: " == prefix or "qemu" in program)
-        self._stderr = [*self._stderr[-49:], line]
-        self._log.write(self.side, "stderr", line=line, text=text if own else line)
-
-    async def _read_serial(self, serial: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        serial.setblocking(False)
-        buffer = b""
-        with serial:
-            while chunk := await _received(loop, serial):
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                if len(buffer) > LINE_BYTES_MAX:
-                    lines, buffer = [*lines, buffer], b""
-                for line in lines:
-                    text = line.decode("ascii", "replace").rstrip("\r")
-                    self._log.write(self.side, "serial", line=text)
-
-    async def _wait(self) -> None:
-        self.exit_status = await self._process.wait()
-        facts: dict[str, Any] = {"status": self.exit_status, "asked": self._stopping}
-        if self.exit_status < 0:
-            facts["signal"] = signal.Signals(-self.exit_status).name
-        self._log.write(self.side, "process-ended", **facts)
-        self._ended.set()
-
-    # Ending it
+            raise self._error(f"{self._name} refused {error}") from error
 
     async def _end(self) -> None:
-        """End the process, politely first; safe to call again."""
-        self._stopping = True
-        if not self._ended.is_set():
-            with suppress(Exception):
-                async with asyncio.timeout(QUIT_S):
-                    await self._qmp.execute("quit")
-                    await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
-            await self._process.wait()
-        with suppress(Exception):
+        """End the process, politely first."""
+        try:
+            if self.exit_status is None:
+                self._process.asked_to_end = True
+                with suppress(QmpRefused, QmpSilent, QmpEnded, TimeoutError):
+                    async with asyncio.timeout(QUIT_WITHIN_S):
+                        await self._qmp.execute("quit", None, oob=False, within_s=QUIT_WITHIN_S)
+                        await self._process.wait()
+        finally:
+            self._process.kill()
             await self._qmp.disconnect()
 
-    def _failed(self, what: str) -> EndpointError:
-        stderr = "\n".join(self._stderr)
-        return EndpointError(f"{self.side}: {what}", command=shlex.join(self.argv), stderr=stderr)
+    @property
+    def _name(self) -> str:
+        return f"QEMU {'.'.join(map(str, self.version))}"
+
+    async def _ended(self, when: str) -> EndpointError:
+        """The error of a process that closed QMP; waits for its end, which tells more."""
+        try:
+            status = await self.wait_for_exit(QUIT_WITHIN_S)
+        except WaitExpired:
+            return self._error(f"it closed QMP {when}")
+        how = f"with status {status}" if status >= 0 else f"by signal {-status}"
+        return self._error(f"it ended {how} {when}")
+
+    def _error(self, what: str, advice: str = "") -> EndpointError:
+        return EndpointError(
+            f"{self.side}: {what}",
+            command=shlex.join(self._argv),
+            stderr=self._process.stderr_tail,
+            advice=advice,
+        )
 
 
-async def _received(loop: asyncio.AbstractEventLoop, serial: socket.socket) -> bytes:
-    """What came next on the serial line; nothing if QEMU was killed, which resets it."""
-    try:
-        return await loop.sock_recv(serial, LINE_BYTES_MAX)
-    except ConnectionError:
-        return b""
+def _connect(
+    ours: ExitStack, theirs: ExitStack, boot_image: bytes | None, tap_fd: int | None
+) -> tuple[tuple[socket.socket, socket.socket], Inherited]:
+    """Make what is between us and it: our ends of QMP and serial line, and what it inherits."""
+    our_qmp, its_qmp = socket.socketpair()
+    our_serial, its_serial = socket.socketpair()
+    for end in (our_qmp, our_serial):
+        end.setblocking(False)
+        ours.enter_context(end)
+    for end in (its_qmp, its_serial):
+        theirs.enter_context(end)
+    disk = None if boot_image is None else theirs.enter_context(boot_disk(boot_image))
+    inherited = Inherited(its_qmp.fileno(), its_serial.fileno(), disk, tap_fd)
+    return (our_qmp, our_serial), inherited
