@@ -1,0 +1,464 @@
+"""A real QEMU as an endpoint: start, drive, migrate, look at, end; and all that is no QEMU."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import time
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.identity import identify
+from testbed.endpoint.kvm import choose_accelerator
+from testbed.endpoint.qemu import Qemu
+from testbed.log import Log, WaitExpired
+
+MACHINE = MachineSpec(memory_bytes=32 << 20, accelerator="tcg")
+
+# A boot sector that says "A" on the first serial line, then halts for ever:
+# mov dx, 0x3f8; mov al, 'A'; out dx, al; mov al, '\n'; out dx, al; cli; hlt; jmp back to hlt
+HELLO = (
+    bytes.fromhex("baf803 b041 ee b00a ee fa f4 ebfd").ljust(510, b"\0") + b"\x55\xaa"
+)  # fmt: skip
+
+
+# In a script: the descriptor of QMP, which is on the command line.
+QMP_NUMBER = r"$(echo $* | sed 's/.*id=qmp,fd=\([0-9]*\).*/\1/')"
+
+
+def descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def script(tmp_path, text):
+    path = tmp_path / "fake-qemu"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return (str(path),)
+
+
+async def has_status(log, side, *statuses):
+    await log.wait(
+        lambda event: (
+            event.actor == side
+            and event.kind == "migration-status"
+            and event.facts["status"] in statuses
+        ),
+        what=f"{side} {statuses}",
+        within_s=10,
+    )
+
+
+async def says(log, side, line):
+    await log.wait(
+        lambda event: (
+            event.actor == side and event.kind == "serial" and event.facts["line"].endswith(line)
+        ),
+        what=f"serial {line!r}",
+        within_s=20,
+    )
+
+
+async def saved_bytes(endpoint):
+    stream = b"".join([chunk async for chunk in endpoint.save_again()])
+    assert stream[:4] == b"QEVM"
+    return stream
+
+
+async def fails_to_start(**arguments):
+    """The error of a start that fails; nothing is left of it."""
+    before, log = descriptors(), Log()
+    with pytest.raises(EndpointError) as caught:
+        async with Qemu.start("source", log=log, **({"machine": MACHINE} | arguments)):
+            pytest.fail("it started")
+    assert descriptors() == before
+    started = log.first("process-started")
+    assert (started is None) == (log.first("process-ended") is None)
+    return caught.value, log
+
+
+# What is no QEMU
+
+
+async def test_a_missing_binary_is_named() -> None:
+    error, _ = await fails_to_start(command=("no-such-qemu",))
+    assert error.message.startswith("no-such-qemu is not there")
+    assert error.command.startswith("no-such-qemu -nodefaults")
+    assert "--source-qemu" in error.advice
+
+
+async def test_a_command_that_ends_at_once_tells_its_status() -> None:
+    error, log = await fails_to_start(command=("false",))
+    assert error.message == "source: it ended with status 1 before it opened QMP"
+    assert log.first("process-ended", "source", status=1, asked=False)
+
+
+async def test_a_command_that_dies_tells_signal_and_last_words(tmp_path) -> None:
+    error, _ = await fails_to_start(command=script(tmp_path, "echo so sorry >&2; kill -ABRT $$"))
+    assert error.message == "source: it ended by signal 6 before it opened QMP"
+    assert error.stderr == "so sorry"
+
+
+async def test_a_command_that_never_opens_qmp_is_given_up(tmp_path) -> None:
+    began = time.monotonic()
+    error, log = await fails_to_start(
+        command=script(tmp_path, "echo thinking; sleep 60"), opens_within_s=0.3
+    )
+    assert error.message == "source: it did not open QMP within 0.3 s"
+    assert error.stderr == "thinking"
+    assert log.first("process-ended", "source", signal="SIGKILL", asked=True)
+    assert time.monotonic() - began < 5
+
+
+async def test_a_command_that_closes_qmp_and_stays_is_given_up(tmp_path) -> None:
+    command = script(tmp_path, f'fd={QMP_NUMBER}; exec bash -c "exec $fd>&-; exec sleep 60"')
+    error, _ = await fails_to_start(command=command)
+    assert error.message == "source: it closed QMP before it opened QMP"
+
+
+async def test_nonsense_instead_of_a_greeting_is_an_error(tmp_path, capsys) -> None:
+    text = f'fd={QMP_NUMBER}; exec bash -c "echo nonsense >&$fd; exec sleep 60"'
+    error, _ = await fails_to_start(command=script(tmp_path, text))
+    assert error.message == "source: it closed QMP before it opened QMP"
+    assert capsys.readouterr().err == ""
+
+
+async def test_cancelling_a_start_leaves_nothing(tmp_path) -> None:
+    before, log = descriptors(), Log()
+
+    async def start() -> None:
+        async with Qemu.start(
+            "source", log=log, machine=MACHINE, command=script(tmp_path, "sleep 60")
+        ):
+            pass
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(start())
+        await log.wait(lambda event: event.kind == "process-started", what="start", within_s=5)
+        task.cancel()
+    assert log.first("process-ended", "source", signal="SIGKILL")
+    assert descriptors() == before
+
+
+# A QEMU that refuses
+
+
+@pytest.mark.live
+async def test_an_argument_that_it_refuses_ends_it_with_its_words() -> None:
+    machine = MachineSpec(machine="no-such-machine", accelerator="tcg")
+    error, log = await fails_to_start(machine=machine)
+    assert error.message == "source: it ended with status 1 before it opened QMP"
+    assert "unsupported machine type" in error.stderr
+    assert "-M no-such-machine" in error.command
+    said = log.first("stderr", "source")
+    assert said is not None
+    assert said.facts["line"] == f"qemu-system-x86_64: {said.facts['text']}"
+
+
+@pytest.mark.live
+async def test_a_capability_that_it_lacks_is_named_with_those_it_has() -> None:
+    error, _ = await fails_to_start(capabilities={"teleport": True})
+    version = (await identify(("qemu-system-x86_64",))).version
+    name = f"QEMU {'.'.join(map(str, version))}"
+    assert error.message.startswith(
+        f"source: {name} has no capability 'teleport'; it has: auto-converge,"
+    )
+    assert "postcopy-ram" in error.message
+    assert error.advice
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"parameters": {"no-such-parameter": 1}},
+        {"parameters": {"multifd-channels": "many"}},
+        {"parameters": {"multifd-channels": 0}},
+        {"capabilities": {"postcopy-preempt": True}},
+    ],
+    ids=repr,
+)
+async def test_settings_that_it_refuses_are_an_error_with_its_words(settings) -> None:
+    error, _ = await fails_to_start(**settings)
+    assert " refused migrate-set-" in error.message
+
+
+# A QEMU that works
+
+
+@pytest.mark.live
+async def test_an_endpoint_answers_and_ends_in_order(capsys) -> None:
+    before, log = descriptors(), Log()
+    async with Qemu.start("source", log=log, machine=MACHINE, boot_image=HELLO) as source:
+        assert source.version >= (5, 2, 0)
+        assert source.exit_status is None
+        await says(log, "source", "A")
+        assert await source.run_state() == "running"
+        assert (await source.migration_status()).status is None
+        on = await source.command("query-migrate-capabilities")
+        assert {"capability": "events", "state": True} in on
+    assert source.exit_status == 0
+    assert log.first("process-ended", "source", status=0, asked=True)
+    assert log.first("qmp-event", "source", event="SHUTDOWN")
+    assert descriptors() == before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.live
+async def test_a_refused_command_is_raised_and_logged() -> None:
+    log = Log()
+    async with Qemu.start("source", log=log, machine=MACHINE) as source:
+        with pytest.raises(QmpRefused) as caught:
+            await source.migrate("nonsense:")
+        assert (caught.value.command, caught.value.error_class) == ("migrate", "GenericError")
+        error = log.first("qmp-error", "source", command="migrate")
+        assert error is not None
+        assert error.facts["desc"] == caught.value.desc
+        assert log.first("qmp-command", "source", command="migrate")
+        with pytest.raises(QmpRefused):
+            await source.pause()  # out of band, and there is nothing to pause
+
+
+@pytest.mark.live
+async def test_a_silent_qemu_is_an_error_and_ends_soon() -> None:
+    log = Log()
+    async with Qemu.start("source", log=log, machine=MACHINE) as source:
+        os.kill(source.pid, signal.SIGSTOP)
+        with pytest.raises(
+            EndpointError, match=r"QMP gave no answer to query-status within 0\.2 s"
+        ):
+            await source.command("query-status", within_s=0.2)
+        assert log.first("qmp-silent", "source", command="query-status", within_s=0.2)
+        with pytest.raises(WaitExpired):
+            await source.wait_for_exit(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1.5
+    assert log.first("process-ended", "source", signal="SIGKILL", asked=True)
+
+
+@pytest.mark.live
+async def test_an_answer_that_comes_too_late_harms_nothing(capsys) -> None:
+    async with Qemu.start("source", log=Log(), machine=MACHINE) as source:
+        os.kill(source.pid, signal.SIGSTOP)
+        with pytest.raises(EndpointError):
+            await source.command("query-status", within_s=0.1)
+        os.kill(source.pid, signal.SIGCONT)
+        assert await source.run_state() == "running"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.live
+async def test_a_kill_from_outside_is_logged_as_a_signal() -> None:
+    log = Log()
+    async with Qemu.start("source", log=log, machine=MACHINE) as source:
+        os.kill(source.pid, signal.SIGKILL)
+        with pytest.raises(EndpointError, match="it ended by signal 9 before it answered"):
+            await source.run_state()
+        assert await source.wait_for_exit(5) == source.exit_status == -signal.SIGKILL
+        with pytest.raises(EndpointError, match="it ended by signal 9 before it answered"):
+            await source.run_state()
+        with pytest.raises(EndpointError, match="it ended by signal 9"):
+            await saved_bytes(source)
+    assert log.first("process-ended", "source", signal="SIGKILL", asked=False)
+
+
+@pytest.mark.live
+async def test_an_error_in_the_block_ends_qemu_and_comes_out_as_it_is() -> None:
+    before, log = descriptors(), Log()
+    with pytest.raises(ZeroDivisionError):
+        async with Qemu.start("source", log=log, machine=MACHINE):
+            raise ZeroDivisionError
+    assert log.first("process-ended", "source")
+    assert descriptors() == before
+
+
+# Migrating, and looking at what an endpoint holds
+
+
+POSTCOPY = {"return-path": True, "postcopy-ram": True}
+SLOW = {"max-bandwidth": 200_000}  # bytes per second: the firmware alone takes seconds
+
+
+@asynccontextmanager
+async def pair(capabilities=None, parameters=None, *, paused=False):
+    """Source, destination and log; the source's guest runs."""
+    log = Log()
+    both = {"log": log, "boot_image": HELLO, "capabilities": capabilities}
+    waiting = replace(MACHINE, paused=paused)
+    async with (
+        Qemu.start("source", machine=MACHINE, parameters=parameters, **both) as source,
+        Qemu.start("destination", machine=waiting, incoming=True, **both) as destination,
+    ):
+        await says(log, "source", "A")
+        yield source, destination, log
+
+
+async def begin(source, destination):
+    uri = f"tcp:127.0.0.1:{free_port()}"
+    await destination.migrate_incoming(uri)
+    await source.migrate(uri)
+
+
+async def both_have(log, *statuses):
+    for side in ("source", "destination"):
+        await has_status(log, side, *statuses)
+
+
+async def migrate_by_postcopy(source, destination, log):
+    await begin(source, destination)
+    await has_status(log, "source", "active")
+    await source.start_postcopy()
+    await has_status(log, "source", "postcopy-active")
+
+
+@pytest.mark.live
+async def test_a_migration_by_hand_moves_the_guest() -> None:
+    async with pair({"return-path": True}) as (source, destination, log):
+        assert await destination.run_state() == "inmigrate"
+        await begin(source, destination)
+        await both_have(log, "completed")
+        assert await source.run_state() == "postmigrate"
+        assert await destination.run_state() == "running"
+        assert (await source.migration_status()).status == "completed"
+        assert log.first("qmp-event", "destination", event="RESUME")
+
+
+@pytest.mark.live
+async def test_a_failed_migration_tells_why() -> None:
+    async with pair() as (source, _, log):
+        await source.migrate(f"tcp:127.0.0.1:{free_port()}")
+        await has_status(log, "source", "failed")
+        status = await source.migration_status()
+        assert status.status == "failed"
+        assert "Connection refused" in status.error_desc
+        assert await source.run_state() == "running"
+        assert len(await saved_bytes(source)) > 1 << 19  # and it can be looked at
+
+
+@pytest.mark.live
+async def test_a_paused_postcopy_recovers() -> None:
+    slow = SLOW | {"max-postcopy-bandwidth": 200_000}
+    async with pair(POSTCOPY, slow) as (source, destination, log):
+        await migrate_by_postcopy(source, destination, log)
+        # Not its `postcopy-active`, which it has before it has executed POSTCOPY_RUN: until then
+        # a lost link ends it.
+        await log.wait(
+            lambda event: event.actor == "destination" and event.facts.get("event") == "RESUME",
+            what="the destination's RESUME",
+            within_s=10,
+        )
+        await source.pause()
+        await both_have(log, "postcopy-paused")
+        with pytest.raises(QmpRefused):
+            await saved_bytes(source)
+        uri = f"tcp:127.0.0.1:{free_port()}"
+        await destination.migrate_recover(uri)
+        await source.command("migrate-set-parameters", {"max-postcopy-bandwidth": 1 << 30})
+        await source.migrate(uri, resume=True)
+        await both_have(log, "completed")
+
+
+# Which machines can be saved again, and which cannot
+
+
+@pytest.mark.live
+async def test_a_running_machine_is_stopped_and_saved() -> None:
+    before, log = descriptors(), Log()
+    async with Qemu.start(
+        "source",
+        log=log,
+        machine=MACHINE,
+        capabilities={"return-path": True, "multifd": True, "xbzrle": True},
+        parameters=SLOW,
+    ) as source:
+        stream = await saved_bytes(source)
+        assert b"pc.ram" in stream
+        assert stream.rstrip(b"}").endswith(b"]") and b'"vmsd_name"' in stream  # noqa: PT018
+        assert log.first("qmp-event", "source", event="STOP")
+        assert log.first("saving-status", "source", status="completed")
+        assert log.first("migration-status") is None
+        with pytest.raises(QmpRefused, match="paused due to previous migration"):
+            await saved_bytes(source)
+    assert descriptors() == before
+
+
+@pytest.mark.live
+async def test_after_precopy_the_waiting_destination_can_be_saved_and_the_source_not() -> None:
+    async with pair({"return-path": True}, paused=True) as (source, destination, log):
+        await begin(source, destination)
+        await both_have(log, "completed")
+        assert await destination.run_state() == "paused"
+        assert len(await saved_bytes(destination)) > 1 << 19
+        with pytest.raises(QmpRefused, match="paused due to previous migration"):
+            await saved_bytes(source)
+
+
+@pytest.mark.live
+async def test_after_postcopy_the_destination_can_be_saved() -> None:
+    async with pair(POSTCOPY, SLOW) as (source, destination, log):
+        await migrate_by_postcopy(source, destination, log)
+        await both_have(log, "completed")
+        assert len(await saved_bytes(destination)) > 1 << 19
+
+
+@pytest.mark.live
+async def test_a_destination_without_a_guest_cannot_be_saved() -> None:
+    async with pair() as (_, destination, _log):
+        with pytest.raises(QmpRefused, match="waiting for an incoming migration"):
+            await saved_bytes(destination)
+
+
+@pytest.mark.live
+async def test_leaving_a_saved_stream_early_leaves_nothing() -> None:
+    async with Qemu.start("source", log=Log(), machine=MACHINE) as source:
+        before = descriptors()
+        async with aclosing(source.save_again()) as chunks:
+            async for _ in chunks:
+                break
+        await asyncio.sleep(0)  # the transport closes its pipe in the loop's next round
+        assert descriptors() == before
+        assert await source.run_state() in ("paused", "finish-migrate", "postmigrate")
+
+
+# What a command is
+
+
+@pytest.mark.live
+async def test_a_qemu_is_known_by_version_and_machine_types() -> None:
+    found = await identify(["qemu-system-x86_64"])
+    assert found.error is None
+    assert found.version >= (5, 2, 0)
+    assert found.banner.startswith("QEMU emulator version ")
+    assert {"pc", "q35", "none"} <= set(found.machines)
+    assert found.kvm == (await choose_accelerator(["qemu-system-x86_64"]) == "kvm")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("no-such-qemu",), "no-such-qemu is not there"),
+        (("false",), "it ended with status 1"),
+        (("echo", "hello"), "echo hello is no QEMU: it said 'hello --version'"),
+        (("true", "then"), "true then is no QEMU: it said ''"),
+    ],
+    ids=repr,
+)
+async def test_what_is_no_qemu_is_a_finding(command, said) -> None:
+    found = await identify(command)
+    assert found.version is None
+    assert found.error.startswith(said)
+
+
+async def test_kvm_is_not_chosen_for_what_runs_no_guest() -> None:
+    assert await choose_accelerator(["no-such-qemu"]) == "tcg"
+    assert await choose_accelerator(["true"]) == "tcg"
