@@ -7,32 +7,36 @@ writes what it sees. It knows no scenario, and judges nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netns.capture import Capture, CapturedFrame
+from netns.capture import Frame, capture, rarp_problems
 from netns.forwarding import forwarding_table
-from netns.interposer import Interposer
-from netns.probe import Probe
-from netns.topology import Topology
+from netns.interposer import interposed
+from netns.probe import ETHERTYPE_PROBE, Probe, probing
+from netns.topology import BRIDGE, DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.qemu import Qemu
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image, check_memory
-from testbed.lab.announce import AnnounceFaults, AnnounceRule
-from testbed.lab.saved import SavedState, differences, read_saved
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
+from testbed.tasks import Hosted, hosting
+
+from .announce import AnnounceFaults, AnnounceRule
+from .saved import DeviceSection, SavedState, SavedStateError, differences, fields_of, read_saved
 
 MIGRATION_PORT = 4444
 """In namespaces of the run's own, so no other program can hold it."""
-
-GUEST_STARTS_S = 30.0
-"""From power-on to a filled working set; TCG on a slow machine takes some seconds."""
+OBSERVE_S = 2.0
+"""For each question to an endpoint at the end of an attempt: one that hangs answers none."""
+PCAP = "guest-network.pcap"
+DIFFERENCES_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class LabPlan:
     guest: GuestSpec
     folder: Path
     faults: tuple[Fault, ...] = ()
-    announce: AnnounceFaults = AnnounceFaults()
+    announce: AnnounceFaults = field(default_factory=AnnounceFaults)
     probe_every_s: float | None = None
 
 
@@ -64,19 +68,24 @@ class Lab:
     Made by `Lab.build`; everything of it ends with that block.
     """
 
-    def __init__(self, plan: LabPlan, log: Log, net: Topology, stack: AsyncExitStack) -> None:
+    source: Qemu
+    destination: Qemu
+    proxy: Proxy
+
+    def __init__(
+        self, plan: LabPlan, log: Log, net: Topology, host: Callable[[Any], Hosted[Any]]
+    ) -> None:
         self.plan = plan
-        self.log = log
         self.net = net
-        self.attempt = 0
-        self._stack = stack
-        self._destination_stack = AsyncExitStack()
+        self.attempt = 1
         self.engine = FaultEngine(plan.faults)
-        self.announce = AnnounceRule(plan.announce, log)
-        self.source: Qemu
-        self.destination: Qemu
-        self.proxy: Proxy
-        self.probe: Probe | None = None
+        self._log = log
+        self._announce = AnnounceRule(plan.announce, log)
+        self._host = host
+        self._hosted_destination: Hosted[Qemu]
+        self._probe: Probe | None = None
+        self._saved: dict[Qemu, SavedState] = {}
+        self._source_stopped_at: float | None = None
 
     @classmethod
     @asynccontextmanager
@@ -87,42 +96,242 @@ class Lab:
             EndpointError: an endpoint could not be started.
             OSError: the environment refused a namespace, link or socket.
         """
-        async with AsyncExitStack() as stack:
-            net = await stack.enter_async_context(Topology.create())
-            lab = cls(plan, log, net, stack)
-            await stack.enter_async_context(lab._destination_stack)
-            await lab._watch_guest_network()
-            await lab._start_endpoints()
-            lab.proxy = await stack.enter_async_context(
-                Proxy.start(
-                    namespace=net.proxy,
-                    listen=(net.proxy_source_address, MIGRATION_PORT),
-                    upstream=(net.destination_address, MIGRATION_PORT),
-                    engine=lab.engine,
-                    log=log,
-                )
-            )
-            stack.callback(log.listen(lab._tell_proxy))
-            yield lab
+        async with Topology.create() as net, hosting() as host:
+            lab = cls(plan, log, net, host)
+            # Both sides and the capture start side by side: each takes a while, none needs another.
+            host(interposed(net.destination_uplink.fd, net.switch_uplink.fd, lab._announce))
+            watching = host(lab._watching())
+            source = host(lab._endpoint("source", plan.source))
+            await lab._start_destination(plan.destination)
+            await watching.entered()
+            lab.source = await source.entered()
+            async with Proxy.start(
+                namespace=net.proxy,
+                listen=(PROXY_SOURCE_ADDRESS, MIGRATION_PORT),
+                upstream=(DESTINATION_ADDRESS, MIGRATION_PORT),
+                engine=lab.engine,
+                log=log,
+            ) as lab.proxy:
+                stop_listening = log.listen(lab._overheard)
+                try:
+                    yield lab
+                finally:
+                    stop_listening()
 
-    async def _watch_guest_network(self) -> None:
-        """Put the interposer, the capture and the probe in place."""
-        net = self.net
-        await self._stack.enter_async_context(
-            Interposer(net.destination_uplink.fd, net.switch_uplink.fd, self.announce)
-        )
-        await self._stack.enter_async_context(
-            Capture(
-                net.switch,
-                net.switch_ports,
-                self._frame_captured,
-                self.plan.folder / "guest-network.pcap",
-            )
+    def _watching(self) -> Any:
+        """The capture on the switch, each frame once."""
+        ports = ("source", "destination", "client")
+        return capture(self.net.switch, ports, self._captured, self.plan.folder / PCAP)
+
+    def _endpoint(self, side: str, plan: SidePlan, *, incoming: bool = False) -> Any:
+        host = self.net.source if side == "source" else self.net.destination
+        guest = self.net.source_guest if side == "source" else self.net.destination_guest
+        return Qemu.start(
+            side,
+            log=self._log,
+            machine=plan.machine,
+            command=plan.command,
+            boot_image=boot_image(self.plan.guest),
+            namespace=host,
+            tap_fd=guest.fd,
+            incoming=incoming,
+            capabilities=plan.capabilities,
+            parameters=plan.parameters,
         )
 
-    async def _start_endpoints(self) -> None:
-        """Start both sides side by side: neither needs the other to start."""
-        image = boot_image(self.plan.guest)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_source(image))
-            group.create_task(self._start_destination(image))
+    async def _start_destination(self, plan: SidePlan) -> None:
+        self._hosted_destination = self._host(self._endpoint("destination", plan, incoming=True))
+        self.destination = await self._hosted_destination.entered()
+
+    # What the lab is told to do
+
+    async def begin_migration(self) -> None:
+        """Have the switch learn where the guest is, and start migrating it.
+
+        Raises:
+            QmpRefused: an endpoint refused.
+        """
+        await self._announce_at_source()
+        await self.note_forwarding("before")
+        await self._begin_probing()
+        await self.destination.command(
+            "migrate-incoming", {"uri": f"tcp:{DESTINATION_ADDRESS}:{MIGRATION_PORT}"}
+        )
+        await self.source.command("migrate", {"uri": self._proxy_uri})
+
+    async def recover(self) -> None:
+        """Recover a paused postcopy migration over a new connection through the proxy."""
+        port = MIGRATION_PORT + 1  # the first listener's socket may not be gone yet
+        self.proxy.upstream = (DESTINATION_ADDRESS, port)
+        await self.destination.command(
+            "migrate-recover", {"uri": f"tcp:{DESTINATION_ADDRESS}:{port}"}, oob=True
+        )
+        await self.source.command("migrate", {"uri": self._proxy_uri, "resume": True})
+
+    async def next_attempt(self) -> None:
+        """Replace the destination by a new one, of the source's own kind, for a clean migration."""
+        await self._hosted_destination.leave()
+        self.attempt += 1
+        self.proxy.next_attempt()
+        self.proxy.upstream = (DESTINATION_ADDRESS, MIGRATION_PORT)
+        plan = self.plan.destination
+        machine = self.plan.source.machine
+        await self._start_destination(
+            SidePlan(plan.command, machine, plan.capabilities, plan.parameters)
+        )
+
+    @property
+    def _proxy_uri(self) -> str:
+        return f"tcp:{PROXY_SOURCE_ADDRESS}:{MIGRATION_PORT}"
+
+    async def _announce_at_source(self) -> None:
+        """One announcement of the source's own, so that the switch knows the guest's MAC there.
+
+        Our guest never sends; a real one would have.
+        """
+        seen = len(self._log)
+        await self.source.command(
+            "announce-self", {"initial": 50, "max": 50, "rounds": 1, "step": 10}
+        )
+        mac = self.plan.source.machine.mac
+        await self._log.wait(
+            lambda event: event.kind == "frame" and event.facts["source"] == mac,
+            what="the switch to see the source's announcement",
+            within_s=OBSERVE_S,
+            since=seen,
+        )
+
+    async def _begin_probing(self) -> None:
+        if self.plan.probe_every_s is not None and self._probe is None:
+            net = self.net
+            hosts = {"source": (net.source, UPLINK), "destination": (net.destination, UPLINK)}
+            mac = self.plan.source.machine.mac
+            probing_it = probing((net.client, UPLINK), hosts, mac, self.plan.probe_every_s)
+            self._probe = await self._host(probing_it).entered()
+
+    # What the lab sees by itself
+
+    def _captured(self, frame: Frame) -> None:
+        if frame.ethertype == ETHERTYPE_PROBE:
+            return
+        facts: dict[str, Any] = {
+            "port": frame.port,
+            "source": frame.source,
+            "destination": frame.destination,
+            "ethertype": f"{frame.ethertype:#06x}",
+            "length": len(frame.raw),
+        }
+        if frame.rarp:
+            facts["rarp"] = dict(frame.rarp)
+            facts["problems"] = rarp_problems(frame)
+        age_s = time.monotonic() - frame.at
+        self._log.write("switch", "frame", self._log.now_s() - age_s, **facts)
+
+    def _overheard(self, event: Event) -> None:
+        """Tell the proxy what the endpoints report, for faults that wait for it."""
+        if event.actor not in ("source", "destination"):
+            return
+        if event.kind == "migration-status":
+            self.proxy.observed(Side(event.actor), "MIGRATION", event.facts["status"])
+        elif event.kind == "qmp-event":
+            name = event.facts["event"]
+            if event.actor == "source" and name == "STOP":
+                self._source_stopped_at = time.monotonic()
+            self.proxy.observed(Side(event.actor), name)
+
+    # What the lab is asked to look at
+
+    async def observe(self) -> None:
+        """Write down what each side is, by its own account, and what the network is."""
+        await asyncio.gather(*(self._observe(end) for end in (self.source, self.destination)))
+        await self.note_forwarding("after")
+        if self._probe is not None and self._source_stopped_at is not None:
+            outage = self._probe.outage("destination", self._source_stopped_at)
+            self._log.write(
+                "client",
+                "outage",
+                probes=outage.probes,
+                wrong_s=outage.wrong_s,
+                nowhere_s=outage.nowhere_s,
+                total_s=outage.total_s,
+                until_s=outage.until_s,
+            )
+        for sentence in self.engine.unfired():
+            self._log.write("proxy", "fault-unfired", sentence=sentence)
+
+    async def _observe(self, end: Qemu) -> None:
+        facts: dict[str, Any] = {"version": list(end.version), "exit_status": end.exit_status}
+        if end.exit_status is None:
+            try:
+                answer = await end.command("query-migrate", within_s=OBSERVE_S)
+                facts["status"] = answer.get("status")
+                facts["error_desc"] = answer.get("error-desc")
+                status = await end.command("query-status", within_s=OBSERVE_S)
+                facts["run_state"] = status["status"]
+            except (EndpointError, QmpRefused):
+                facts["silent"] = end.exit_status is None
+                facts["exit_status"] = end.exit_status
+        self._log.write(end.side, "observed", attempt=self.attempt, **facts)
+
+    async def note_forwarding(self, when: str) -> None:
+        """Write down where the switch thinks the guest's MAC is."""
+        table = await forwarding_table(self.net.switch, BRIDGE)
+        mac = self.plan.source.machine.mac
+        self._log.write(
+            "switch",
+            "forwarding",
+            when=when,
+            attempt=self.attempt,
+            guest=table.get(mac),
+            table=table,
+        )
+
+    async def look(self, end: Qemu, check: Callable[[Qemu, SavedState], None]) -> None:
+        """Have an endpoint save itself again, once, and check what it holds.
+
+        If it cannot, the reason is in the log, and no check is: what was not seen is unknown.
+        """
+        if end not in self._saved:
+            try:
+                self._saved[end] = await read_saved(end.save_again())
+            except (EndpointError, QmpRefused, SavedStateError, OSError) as error:
+                self._log.write(end.side, "save-failed", error=str(error))
+                return
+        check(end, self._saved[end])
+
+    def check_memory(self, end: Qemu, saved: SavedState) -> None:
+        """Check each page of the guest's working set against the rule it stamps them by."""
+        block, ram = saved.guest_ram()
+        report = check_memory(ram, self.plan.guest)
+        self._log.write(
+            end.side,
+            "memory-checked",
+            intact=report.intact,
+            block=block,
+            pages=report.pages,
+            stamps=report.stamps,
+            stale=report.stale,
+            damaged=report.damaged,
+            findings=[str(finding) for finding in report.findings],
+        )
+
+    def check_device_state(self, end: Qemu, saved: SavedState) -> None:
+        """Compare the device state that `end` holds with what the source sent, by section."""
+        sent = {
+            key: DeviceSection(
+                header.idstr,
+                header.instance_id,
+                header.version_id,
+                payload,
+                fields_of(self.engine.layout, key),
+            )
+            for key, (header, payload) in self.engine.device_sections.items()
+        }
+        found = differences(sent, saved.devices)
+        self._log.write(
+            end.side,
+            "device-state-checked",
+            equal=not found,
+            sections=len(sent),
+            differences=found[:DIFFERENCES_MAX],
+        )

@@ -97,7 +97,7 @@ async def read_saved(chunks: AsyncIterator[bytes]) -> SavedState:
     parser.end()
     for key, (header, data) in payloads.items():
         saved.devices[key] = DeviceSection(
-            header.idstr, header.instance_id, header.version_id, data, _fields(parser.layout, key)
+            header.idstr, header.instance_id, header.version_id, data, fields_of(parser.layout, key)
         )
     return saved
 
@@ -108,7 +108,8 @@ def _store_page(blocks: Mapping[str, bytearray], page: RamPage) -> None:
         blocks[page.block][page.offset_bytes : page.offset_bytes + len(page.data)] = page.data
 
 
-def _fields(layout: Layout | None, key: tuple[str, int]) -> tuple[tuple[str, int, int], ...]:
+def fields_of(layout: Layout | None, key: tuple[str, int]) -> tuple[tuple[str, int, int], ...]:
+    """Name, start and size in bytes of each field of a section; empty if nothing tells them."""
     if layout is None:
         return ()
     return tuple((span.name, span.start, span.size_bytes) for span in layout.spans(*key))

@@ -111,7 +111,8 @@ class Connection:
             self._busy -= 1
 
     async def _send(self, command: Send) -> None:
-        await asyncio.sleep(max(0.0, self._resume_at[command.toward] - self._loop.time()))
+        if (wait := self._resume_at[command.toward] - self._loop.time()) > 0:
+            await asyncio.sleep(wait)
         if command.toward not in self._dark:
             await self._sides[command.toward].write(command.data)
 

@@ -162,11 +162,7 @@ def both_running_s(log: Log) -> float:
 def early_frames(log: Log, mac: str) -> list[Event]:
     """Frames with the guest's MAC from the destination before the source stopped: invariant 3."""
     stop = next(
-        (
-            event
-            for event in log.find("qmp-event", "source")
-            if event.facts.get("event") == "STOP"
-        ),
+        (event for event in log.find("qmp-event", "source") if event.facts.get("event") == "STOP"),
         None,
     )
     return [

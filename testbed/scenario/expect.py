@@ -1,0 +1,317 @@
+"""Expectations: what a scenario asserts, held against the log of its run. Pure queries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from testbed.log import Log
+
+from . import schema
+from .judge import Attempt, SideState, attempts, both_running_s, early_frames
+from .result import Check
+from .scenario import Scenario
+from .units import ByVersion, for_version
+
+BOTH_RUNNING_S_MAX = 0.0
+Where = tuple[str | int, ...]
+
+
+def judge(scenario: Scenario, log: Log) -> tuple[str, list[Check]]:
+    """The verdict of a run, and every check that its scenario asks for.
+
+    Args:
+        scenario: what was played.
+        log: of the run, stored or just ended.
+
+    Returns:
+        The verdict of the first attempt (`unknown` if it never ended), and the checks in the
+        order of the file; those of the invariants last.
+    """
+    ended = attempts(log)
+    if not ended:
+        return "unknown", []
+    first = ended[0]
+    verdict = _verdict(ended)
+    checks = Expectations(scenario, log, ended)
+    return verdict, list(checks.all(first, verdict))
+
+
+def _verdict(ended: list[Attempt]) -> str:
+    """The first attempt's, but what a check found after a retry counts as well."""
+    retried = [attempt for attempt in ended[1:] if attempt.intact is False]
+    return "corrupt" if retried else ended[0].verdict
+
+
+class Expectations:
+    """One scenario's expectations and the log that they are held against."""
+
+    def __init__(self, scenario: Scenario, log: Log, ended: list[Attempt]) -> None:
+        self._scenario = scenario
+        self._expect = scenario.model.expect
+        self._log = log
+        self._ended = ended
+
+    def all(self, first: Attempt, verdict: str) -> Iterator[Check]:
+        """Every check, in the order of the file."""
+        expect = self._expect
+        yield self._check(("verdict",), expect.verdict, verdict)
+        yield from self._side("source", expect.source, first.source)
+        yield from self._side("destination", expect.destination, first.destination)
+        if expect.running is not None:
+            yield self._check(("running",), expect.running, _running(first))
+        if expect.memory is not None:
+            yield self._looked("memory", "memory-checked", "intact", "intact", "corrupt")
+        if expect.device_state is not None:
+            yield self._looked("device_state", "device-state-checked", "equal", "equal", "differs")
+        if expect.retry is not None:
+            yield self._retry()
+        for number, wire in enumerate(expect.wire):
+            yield self._wire(("wire", number), wire)
+        if expect.announce is not None:
+            yield from self._announce(expect.announce)
+        if expect.forwarding is not None:
+            yield from self._forwarding(expect.forwarding)
+        if expect.outage is not None:
+            yield self._outage(expect.outage)
+        yield from self._faults()
+        yield from self._invariants(verdict)
+
+    def _check(self, at: Where, expected: str, got: str, passed: bool | None = None) -> Check:
+        return Check(
+            ".".join(["expect", *map(str, at)]),
+            expected == got if passed is None else passed,
+            expected,
+            got,
+            self._scenario.where(("expect", *at)),
+        )
+
+    def _unknown(self, at: Where, expected: str, why: str) -> Check:
+        return Check(
+            ".".join(["expect", *map(str, at)]),
+            None,
+            expected,
+            why,
+            self._scenario.where(("expect", *at)),
+        )
+
+    # Both sides
+
+    def _side(self, side: str, expect: schema.SideExpectation, got: SideState) -> Iterator[Check]:
+        if expect.status is not None:
+            last = got.status or (got.statuses[-1] if got.statuses else "none")
+            yield self._one_of((side, "status"), expect.status, last)
+        if expect.statuses is not None:
+            shown = " ".join(got.statuses) or "none"
+            passed = _in_order(expect.statuses, got.statuses)
+            yield self._check((side, "statuses"), " ".join(expect.statuses), shown, passed)
+        if expect.run_state is not None:
+            shown = got.run_state or ("ended" if got.exit_status is not None else "silent")
+            yield self._one_of((side, "run_state"), expect.run_state, shown)
+        if expect.exit is not None:
+            shown = "running" if got.exit_status is None else str(got.exit_status)
+            yield self._check((side, "exit"), str(expect.exit), shown)
+        if expect.error != schema.UNSAID:
+            yield from self._error((side, "error"), expect.error, got)
+        if expect.stderr:
+            yield self._stderr((side, "stderr"), expect.stderr, got)
+        if expect.no_stderr is not None:
+            found = [line for line in got.stderr if re.search(expect.no_stderr, line)]
+            wanted = f"no line like {expect.no_stderr!r}"
+            yield self._check((side, "no_stderr"), wanted, " | ".join(found) or "none", not found)
+
+    def _one_of(self, at: Where, wanted: list[str], got: str) -> Check:
+        return self._check(at, " or ".join(wanted), got, got in wanted)
+
+    def _error(self, at: Where, expected: ByVersion, got: SideState) -> Iterator[Check]:
+        said, pattern = for_version(expected, got.version)
+        if not said:
+            return
+        shown = got.error_desc or "no error"
+        if pattern is None:
+            yield self._check(at, "no error", shown)
+        else:
+            passed = re.search(pattern, got.error_desc or "") is not None
+            yield self._check(at, pattern, shown, passed)
+
+    def _stderr(self, at: Where, expected: list[ByVersion], got: SideState) -> Check:
+        patterns = [
+            pattern
+            for said, pattern in (for_version(each, got.version) for each in expected)
+            if said and pattern is not None
+        ]
+        lines = iter(got.stderr)
+        missing = [
+            pattern for pattern in patterns if not any(re.search(pattern, line) for line in lines)
+        ]
+        if missing:
+            # A text may be on the same line as the one before it, as 11.1's chains are.
+            whole = "\n".join(got.stderr)
+            missing = [pattern for pattern in patterns if not re.search(pattern, whole)]
+        return self._check(
+            at, " | ".join(patterns), " | ".join(got.stderr) or "nothing", not missing
+        )
+
+    # Guest and attempts
+
+    def _looked(self, key: str, kind: str, fact: str, yes: str, no: str) -> Check:
+        expected = getattr(self._expect, key)
+        events = list(self._log.find(kind))
+        if not events:
+            failed = self._log.first("save-failed")
+            why = failed.facts["error"] if failed else "it was never looked at"
+            return self._unknown((key,), expected, why)
+        facts = events[-1].facts
+        got = yes if facts[fact] else no
+        details = facts.get("findings") or facts.get("differences") or []
+        shown = f"{got} ({'; '.join(details)})" if details else got
+        return self._check((key,), expected, shown, got == expected)
+
+    def _retry(self) -> Check:
+        if len(self._ended) < 2:
+            return self._check(("retry",), "completed", "it never ended", passed=False)
+        second = self._ended[1]
+        return self._check(("retry",), "completed", second.verdict)
+
+    # Wire and network
+
+    def _wire(self, at: Where, wire: schema.WireExpectation) -> Check:
+        table, name = _counted(wire)
+        count = 0
+        for totals in self._log.find("stream-totals", "proxy"):
+            count += sum(
+                number
+                for key, number in totals.facts[table].items()
+                if _names(key, name, wire.kind)
+            )
+        low, high = (
+            (wire.count, wire.count)
+            if isinstance(wire.count, int)
+            else (wire.count.min, wire.count.max)
+        )
+        shown = f"{low}" if low == high else f"{low} or more" if high is None else f"{low}-{high}"
+        title = f"{name}{f' of kind {wire.kind}' if wire.kind else ''}"
+        passed = low <= count and (high is None or count <= high)
+        return self._check(at, f"{shown} x {title}", f"{count} x {title}", passed)
+
+    def _announcements(self) -> list[Any]:
+        return [
+            event
+            for event in self._log.find("frame", "switch", port="destination")
+            if "rarp" in event.facts
+        ]
+
+    def _announce(self, expect: schema.AnnounceExpectation) -> Iterator[Check]:
+        frames = self._announcements()
+        if expect.count is not None:
+            yield self._check(("announce", "count"), str(expect.count), str(len(frames)))
+        if expect.mac is not None:
+            mac = self._scenario.model.guest.mac if expect.mac == "guest" else expect.mac
+            others = sorted({event.facts["source"] for event in frames} - {mac})
+            yield self._check(
+                ("announce", "mac"), mac, " ".join(others) or mac, bool(frames) and not others
+            )
+        if expect.layout is not None:
+            wrong = [text for event in frames for text in event.facts["problems"]]
+            yield self._check(("announce", "layout"), "as QEMU's", "; ".join(wrong) or "as QEMU's")
+        if expect.schedule is not None and expect.tolerance is not None:
+            yield self._schedule(expect.schedule, expect.tolerance, frames)
+
+    def _schedule(self, wanted: list[float], tolerance: float, frames: list[Any]) -> Check:
+        first = frames[0].at_s if frames else 0.0
+        got = [event.at_s - first for event in frames]
+        passed = len(got) == len(wanted) and all(
+            abs(a - b) <= tolerance for a, b in zip(got, wanted, strict=True)
+        )
+        return self._check(
+            ("announce", "schedule"),
+            f"{_milliseconds(wanted)} ms, each within {tolerance * 1000:g} ms",
+            f"{_milliseconds(got)} ms",
+            passed,
+        )
+
+    def _forwarding(self, expect: schema.ForwardingExpectation) -> Iterator[Check]:
+        for when in ("before", "after"):
+            wanted = getattr(expect, when)
+            if wanted is None:
+                continue
+            found = [event.facts["guest"] for event in self._log.find("forwarding", when=when)]
+            got = found[0] if when == "before" else found[-1]
+            yield self._check(("forwarding", when), wanted, got or "nowhere")
+
+    def _outage(self, expect: schema.OutageExpectation) -> Check:
+        low, high = expect.min, expect.max
+        wanted = f"at least {low:g} s" if high is None else f"{low:g} to {high:g} s"
+        events = list(self._log.find("outage", "client"))
+        if not events:
+            return self._unknown(("outage",), wanted, "no probe was sent")
+        facts = events[-1].facts
+        total = facts["total_s"]
+        shown = f"{total:g} s ({facts['wrong_s']:g} to the wrong host, {facts['nowhere_s']:g} lost)"
+        return self._check(("outage",), wanted, shown, low <= total and (not high or total <= high))
+
+    # What no scenario has to ask for
+
+    def _faults(self) -> Iterator[Check]:
+        unfired = {event.facts["sentence"] for event in self._log.find("fault-unfired")}
+        for number, fault in enumerate(self._scenario.faults):
+            sentence = next((text for text in unfired if f"({fault.name})" in text), None)
+            yield Check(
+                f"faults.{number}",
+                sentence is None,
+                f"{fault.name} strikes",
+                sentence or "it struck",
+                self._scenario.where(("faults", number)),
+            )
+
+    def _invariants(self, verdict: str) -> Iterator[Check]:
+        both_s = both_running_s(self._log)
+        if verdict != "split-brain" and self._expect.verdict != "split-brain":
+            yield Check(
+                "invariant: never two running guests",
+                both_s <= BOTH_RUNNING_S_MAX,
+                "never both",
+                f"both for {both_s:.3f} s" if both_s else "never both",
+                self._scenario.where(()),
+            )
+        early = early_frames(self._log, self._scenario.model.guest.mac)
+        yield Check(
+            "invariant: no frame of the guest's from the destination before the source stopped",
+            not early,
+            "none",
+            f"{len(early)}, the first at {early[0].at_s:.3f} s" if early else "none",
+            self._scenario.where(()),
+        )
+
+
+def _running(attempt: Attempt) -> str:
+    sides = [side.side for side in (attempt.source, attempt.destination) if side.running]
+    return "both" if len(sides) == 2 else sides[0] if sides else "none"
+
+
+def _in_order(wanted: list[str], got: tuple[str, ...]) -> bool:
+    rest = iter(got)
+    return all(status in rest for status in wanted)
+
+
+def _counted(wire: schema.WireExpectation) -> tuple[str, str]:
+    if wire.section is not None:
+        return "sections", wire.section
+    if wire.command is not None:
+        return "commands", wire.command
+    assert wire.message is not None
+    return "messages", wire.message
+
+
+def _names(key: str, name: str, kind: str | None) -> bool:
+    """True if a key of the totals (`PART ram`, `PING`) is what an expectation names."""
+    section_kind, blank, idstr = key.partition(" ")
+    if not blank:
+        return key == name
+    return fnmatchcase(idstr, name) and kind in (None, section_kind.lower())
+
+
+def _milliseconds(times: list[float]) -> str:
+    return ", ".join(f"{at * 1000:.0f}" for at in times)

@@ -1,0 +1,54 @@
+"""What a run came to: the checks that its expectations were turned into, and their outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.log import Log
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One expectation held against the log. `passed` None: the log does not tell."""
+
+    name: str
+    passed: bool | None
+    expected: str
+    got: str
+    where: str  # file:line:column
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run of one scenario.
+
+    `passed` is None where the testbed could not tell; `lacks` says what the environment lacks, if
+    that is why nothing ran.
+    """
+
+    name: str
+    path: Path
+    verdict: str
+    checks: tuple[Check, ...]
+    log: Log
+    duration_s: float
+    seed: int
+    repeat_command: str
+    reason: str = ""
+    lacks: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """True if every check passed, None if one could not be made and none failed."""
+        if self.verdict == "unknown" or self.lacks is not None:
+            return None
+        outcomes = [check.passed for check in self.checks]
+        if False in outcomes:
+            return False
+        return None if None in outcomes else True
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)

@@ -1,0 +1,312 @@
+"""The steps of a run: a scenario played on a lab. Writes what happens; judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.qemu import Qemu
+from testbed.guest import GuestSpec
+from testbed.lab.announce import AnnounceFaults
+from testbed.lab.lab import Lab, LabPlan, SidePlan
+from testbed.lab.saved import SavedState
+from testbed.log import Event, Log, WaitExpired
+
+from . import schema
+from .scenario import Scenario
+from .units import VersionRange, size_of
+
+SETTLED = frozenset({"completed", "failed", "cancelled", "postcopy-paused"})
+"""Migration statuses that stay until somebody acts."""
+SETTLES_S = 1.0
+"""After one side has settled: for the other's last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line decides about a run, beside the scenario."""
+
+    source_qemu: tuple[str, ...] = ("qemu-system-x86_64",)
+    destination_qemu: tuple[str, ...] = ("qemu-system-x86_64",)
+    accelerator: str = "auto"
+    seed: int | None = None
+
+
+class Lacks(Exception):
+    """The environment lacks what a scenario needs; the sentence says what, and how to get it."""
+
+
+def lab_plan(scenario: Scenario, settings: Settings, folder: Path) -> LabPlan:
+    """What the lab of a scenario is built from."""
+    model = scenario.model
+    guest = model.guest
+    announce = model.network.announce
+
+    def side(own: schema.SideMachine, command: tuple[str, ...], *, paused: bool) -> SidePlan:
+        return SidePlan(
+            command,
+            MachineSpec(
+                machine=own.machine or guest.machine,
+                memory_bytes=guest.memory,
+                cpus=guest.cpus,
+                accelerator=settings.accelerator,
+                devices=tuple(guest.devices if own.devices is None else own.devices),
+                arguments=tuple(guest.arguments if own.arguments is None else own.arguments),
+                mac=guest.mac,
+                nic=guest.nic,
+                paused=paused,
+            ),
+            scenario.capabilities,
+            {name: size_of(value) for name, value in model.parameters.items()},
+        )
+
+    return LabPlan(
+        source=side(model.source, settings.source_qemu, paused=False),
+        destination=side(
+            model.destination, settings.destination_qemu, paused=model.destination.paused
+        ),
+        guest=GuestSpec(
+            guest.memory,
+            guest.working_set,
+            guest.pages_per_second,
+            model.seed if settings.seed is None else settings.seed,
+        ),
+        folder=folder,
+        faults=scenario.faults,
+        announce=AnnounceFaults(
+            drop_all=announce.drop == "all",
+            drop=frozenset(announce.drop if isinstance(announce.drop, list) else ()),
+            delay_s=announce.delay,
+            duplicate=frozenset(announce.duplicate),
+        ),
+        probe_every_s=model.network.probe.every if model.network.probe else None,
+    )
+
+
+async def play(scenario: Scenario, settings: Settings, folder: Path, log: Log) -> None:
+    """Build the lab and play the scenario's steps on it; everything that happens is in the log.
+
+    Raises:
+        Lacks: the environment lacks something that the scenario needs.
+        EndpointError: an endpoint could not be started.
+        OSError: the environment refused a namespace, link or socket.
+    """
+    async with Lab.build(lab_plan(scenario, settings, folder), log) as lab:
+        _check_versions(scenario, lab)
+        await Play(scenario, lab, log).run()
+
+
+def _check_versions(scenario: Scenario, lab: Lab) -> None:
+    wanted = VersionRange.parse(scenario.model.requires.qemu)
+    for end in (lab.source, lab.destination):
+        if not wanted.matches(end.version):
+            raise Lacks(
+                f"{scenario.name} needs QEMU {wanted.text}, the {end.side} is "
+                f"{'.'.join(map(str, end.version))}: name another with --{end.side}-qemu"
+            )
+
+
+class Play:
+    """One scenario being played: keeps where in the log its present attempt began."""
+
+    def __init__(self, scenario: Scenario, lab: Lab, log: Log) -> None:
+        self._scenario = scenario
+        self._lab = lab
+        self._log = log
+        self._since = 0
+        self._looked = False  # the present attempt's end has been written down
+
+    async def run(self) -> None:
+        """Play every step, and end the last attempt; a wait that expired ends the steps."""
+        try:
+            async with asyncio.timeout(self._scenario.model.deadline):
+                for number, step in enumerate(self._scenario.steps):
+                    self._log.write("run", "step-began", step=step.name, number=number)
+                    await self._step(step.step)
+        except WaitExpired as expired:
+            self._expired(expired)
+        except TimeoutError:
+            self._expired(WaitExpired("the whole run", self._scenario.model.deadline))
+        except QmpRefused as refused:
+            self._log.write("run", "step-refused", error=str(refused))
+        await self._end_attempt()
+
+    async def _step(self, step: schema.Model) -> None:
+        match step:
+            case schema.WaitForGuest():
+                await self._wait_for_guest(step)
+            case schema.Migrate():
+                await self._begin()
+            case schema.StartPostcopy():
+                await self._start_postcopy(step)
+            case schema.Wait():
+                await self._wait(step)
+            case schema.Cancel():
+                await self._lab.source.command("migrate_cancel")
+            case schema.Recover():
+                await self._lab.recover()
+            case schema.Retry():
+                await self._retry(step)
+            case schema.Settle(for_=seconds):
+                await asyncio.sleep(seconds)
+            case schema.CheckMemory():
+                await self._check(self._lab.check_memory)
+            case schema.CheckDeviceState():
+                await self._check(self._lab.check_device_state)
+
+    async def _begin(self) -> None:
+        self._log.write("run", "attempt-began", attempt=self._lab.attempt)
+        self._since = len(self._log)
+        self._looked = False
+        await self._lab.begin_migration()
+
+    async def _wait_for_guest(self, step: schema.WaitForGuest) -> None:
+        """The guest counts its stamps on the serial line, in hexadecimal."""
+        stamps = step.passes * self._lab.plan.guest.page_count
+        if self._lab.plan.guest.pages_per_second == 0:
+            stamps = 0
+
+        def far_enough(event: Event) -> bool:
+            line = event.facts.get("line", "") if event.kind == "serial" else ""
+            _, found, number = line.partition("guest stamps ")
+            return bool(found) and event.actor == "source" and int(number, 16) >= stamps
+
+        await self._log.wait(
+            far_enough, what=f"the guest to stamp {stamps} pages", within_s=step.within
+        )
+
+    async def _start_postcopy(self, step: schema.StartPostcopy) -> None:
+        await self._status("source", ["active"], step.within)
+        if step.after is not None:
+            pages = step.after.pages
+            await self._log.wait(
+                lambda event: (
+                    event.kind == "progress"
+                    and event.facts["direction"] == "forward"
+                    and event.facts["pages"] >= pages
+                ),
+                what=f"{pages} page records to pass",
+                within_s=step.within,
+                since=self._since,
+            )
+        await self._lab.source.command("migrate-start-postcopy")
+
+    async def _wait(self, step: schema.Wait) -> None:
+        """Wait for all that the step names; what its expiry means is the step's to say."""
+        waits: list[Awaitable[None]] = []
+        for side, statuses in (("source", step.source), ("destination", step.destination)):
+            if statuses:
+                waits.append(self._status(side, statuses, step.within))
+        for side, status in (
+            ("source", step.source_exit),
+            ("destination", step.destination_exit),
+        ):
+            if status is not None:
+                waits.append(self._exit(side, step.within))
+        if not waits:
+            waits = [self._settled(side, step.within) for side in ("source", "destination")]
+        try:
+            await asyncio.gather(*waits)
+        except WaitExpired as expired:
+            if step.on_expiry is None:
+                raise
+            self._expired(expired, provided_for=step.on_expiry)
+            if step.on_expiry == "cancel":
+                await self._lab.source.command("migrate_cancel")
+
+    def _expired(self, expired: WaitExpired, provided_for: str | None = None) -> None:
+        self._log.write(
+            "run",
+            "wait-expired",
+            what=expired.what,
+            within_s=expired.within_s,
+            provided_for=provided_for,
+        )
+
+    async def _status(self, side: str, statuses: list[str], within_s: float) -> None:
+        await self._log.wait(
+            lambda event: (
+                event.actor == side
+                and event.kind == "migration-status"
+                and event.facts["status"] in statuses
+            ),
+            what=f"the {side} to be {' or '.join(statuses)}",
+            within_s=within_s,
+            since=self._last_status(side) if statuses != ["active"] else self._since,
+        )
+
+    def _last_status(self, side: str) -> int:
+        """Where to look from: the side's present status counts, older ones do not."""
+        numbers = [
+            event.number
+            for event in self._log.find("migration-status", side)
+            if event.number >= self._since
+        ]
+        return numbers[-1] if numbers else self._since
+
+    async def _exit(self, side: str, within_s: float) -> None:
+        await self._log.wait(
+            lambda event: event.actor == side and event.kind == "process-ended",
+            what=f"the {side}'s process to end",
+            within_s=within_s,
+            since=self._since,
+        )
+
+    async def _settled(self, side: str, within_s: float) -> None:
+        """Until the side's migration is over, one way or another, or its process is."""
+        await self._log.wait(
+            lambda event: (
+                event.actor == side
+                and (
+                    event.kind == "process-ended"
+                    or (event.kind == "migration-status" and event.facts["status"] in SETTLED)
+                )
+            ),
+            what=f"the {side} to settle",
+            within_s=within_s,
+            since=self._since,
+        )
+
+    async def _end_attempt(self) -> None:
+        """Write down, once, what both sides are."""
+        if self._looked:
+            return
+        self._looked = True
+        await self._last_words()
+        await self._lab.observe()
+        self._log.write("run", "attempt-ended", attempt=self._lab.attempt)
+
+    async def _last_words(self) -> None:
+        """Give a failing side the time to say so: `failed` may come just before its exit."""
+        for end in (self._lab.source, self._lab.destination):
+            statuses = [
+                event.facts["status"]
+                for event in self._log.find("migration-status", end.side)
+                if event.number >= self._since
+            ]
+            if statuses[-1:] == ["failed"] and end.side == "destination":
+                try:
+                    await end.wait_for_exit(SETTLES_S)
+                except WaitExpired:
+                    continue
+
+    async def _retry(self, step: schema.Retry) -> None:
+        """A second, clean migration to a new destination."""
+        await self._end_attempt()
+        await self._lab.next_attempt()
+        await self._begin()
+        await self._settled("source", step.within)
+        await self._settled("destination", step.within)
+
+    async def _check(self, check: Callable[[Qemu, SavedState], None]) -> None:
+        """Look at the machine where the guest is, or went to."""
+        await self._end_attempt()
+        lab = self._lab
+        end = lab.destination if lab.destination.exit_status is None else lab.source
+        await lab.look(end, check)
+
+
+__all__ = ["EndpointError", "Lacks", "Settings", "play"]
