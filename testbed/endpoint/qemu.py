@@ -141,11 +141,9 @@ class Qemu(Endpoint):
     def save_again(self) -> AsyncIterator[bytes]:
         """Stop the guest and save the machine anew; see `Endpoint.save_again`.
 
-        MIGRATION events are logged as `saving-status` from here on: they are no attempt of the
-        run. If the iterator may be left early, close it (`contextlib.aclosing`).
+        If the iterator may be left early, close it (`contextlib.aclosing`).
         """
-        self._qmp.status_kind = "saving-status"
-        return save(self, self._qmp.send_descriptor)
+        return save(self, self._qmp)
 
     async def _greet(self, qmp: socket.socket, within_s: float) -> None:
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 from .base import Endpoint, EndpointError, QmpRefused
+from .qmp import QmpEnded, QmpSession
 
 CHUNK_WITHIN_S = 20.0
 """Until the next bytes come; a stopped machine writes without a break."""
@@ -21,12 +22,10 @@ BANDWIDTH_BYTES_PER_S = 1 << 40
 NAME = "saved-again"
 
 
-async def save(endpoint: Endpoint, send_descriptor: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def save(endpoint: Endpoint, qmp: QmpSession) -> AsyncIterator[bytes]:
     """Stop the guest, and read the stream of a migration to a pipe; see `Endpoint.save_again`.
 
-    Args:
-        endpoint: the machine to look at.
-        send_descriptor: hands over the descriptor that the next `getfd` names.
+    MIGRATION events are logged as `saving-status` from then on: they are no attempt of the run.
 
     Raises:
         QmpRefused: the machine's state does not allow it.
@@ -39,13 +38,16 @@ async def save(endpoint: Endpoint, send_descriptor: Callable[[int], None]) -> As
         read_end, write_end = os.pipe()
         pipe = stack.enter_context(io.FileIO(read_end, "r"))
         try:
-            send_descriptor(write_end)
+            with suppress(QmpEnded):  # `getfd` says what has become of it
+                qmp.send_descriptor(write_end)
             await endpoint.command("getfd", {"fdname": NAME})
         finally:
             os.close(write_end)
+        attempt_kind, qmp.status_kind = qmp.status_kind, "saving-status"
         try:
             await endpoint.migrate(f"fd:{NAME}")
         except QmpRefused:
+            qmp.status_kind = attempt_kind
             with suppress(QmpRefused):  # it may have taken the descriptor before it refused
                 await endpoint.command("closefd", {"fdname": NAME})
             raise
