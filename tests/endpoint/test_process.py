@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netns.namespace import Namespace
 from testbed.endpoint import process as process_module
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.process import LINE_BYTES_MAX, LineSplitter, Process
@@ -174,8 +175,6 @@ async def test_a_command_that_is_none(name, said) -> None:
 
 @pytest.mark.live
 async def test_it_lives_in_the_namespace() -> None:
-    from netns.namespace import Namespace
-
     async with Namespace.create("test") as namespace:
         log = Log()
         argv = ["readlink", "/proc/self/ns/net"]

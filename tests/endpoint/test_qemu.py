@@ -11,6 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from netns.links import tap, up
+from netns.namespace import Namespace
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
@@ -280,6 +282,26 @@ async def test_an_error_in_the_block_ends_qemu_and_comes_out_as_it_is() -> None:
             raise ZeroDivisionError
     assert log.first("process-ended", "source")
     assert descriptors() == before
+
+
+@pytest.mark.live
+async def test_its_nic_speaks_on_the_tap_in_its_namespace() -> None:
+    async with Namespace.create("host") as namespace:
+        with (
+            tap(namespace, "tap0") as its_tap,
+            namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x8035)) as capture,
+        ):
+            await up(namespace, "tap0")
+            capture.bind(("tap0", 0x8035))  # RARP: how QEMU announces a guest
+            capture.setblocking(False)
+            async with Qemu.start(
+                "source", log=Log(), machine=MACHINE, namespace=namespace, tap_fd=its_tap.fd
+            ) as source:
+                schedule = {"initial": 10, "max": 10, "rounds": 1, "step": 0}
+                await source.command("announce-self", schedule)
+                async with asyncio.timeout(5):
+                    frame = await asyncio.get_running_loop().sock_recv(capture, 2048)
+    assert frame[6:12].hex(":") == MACHINE.mac
 
 
 # Migrating, and looking at what an endpoint holds
