@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from netns.inside import FOLDER
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec
@@ -86,8 +87,21 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path) -> LabPlan:
     )
 
 
-async def play(scenario: Scenario, settings: Settings, folder: Path, log: Log) -> None:
+async def play(
+    scenario: Scenario,
+    settings: Settings,
+    folder: Path,
+    log: Log,
+    hold: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Build the lab and play the scenario's steps on it; everything that happens is in the log.
+
+    Args:
+        scenario: to be played.
+        settings: of the command line.
+        folder: where the capture is written.
+        log: of the run.
+        hold: called when all is done and everything is still up; may never return.
 
     Raises:
         Lacks: the environment lacks something that the scenario needs.
@@ -97,6 +111,9 @@ async def play(scenario: Scenario, settings: Settings, folder: Path, log: Log) -
     async with Lab.build(lab_plan(scenario, settings, folder), log) as lab:
         _check_versions(scenario, lab)
         await Play(scenario, lab, log).run()
+        if hold is not None:
+            list(lab.net.pin(FOLDER))
+            await hold()
 
 
 def _check_versions(scenario: Scenario, lab: Lab) -> None:

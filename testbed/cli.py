@@ -1,0 +1,205 @@
+"""The command line: arguments in, exit code out. No logic lives here."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from testbed.scenario.load import ScenarioError, find, load
+from testbed.scenario.scenario import Scenario
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_LACKS = 3
+EXIT_UNKNOWN = 4
+EXIT_INTERRUPTED = 130
+LIBRARY = Path("scenarios")
+
+app = typer.Typer(
+    help="Fault-injection testbed for QEMU live migration.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Accelerator(StrEnum):
+    """What runs the guests' CPUs."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+Paths = Annotated[
+    list[Path], typer.Argument(help="Scenario files, or folders of them.", metavar="FILE...")
+]
+LibraryPaths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Scenario files, or folders of them.", metavar="[FILE...]"),
+]
+
+
+@app.command("run")
+def run_command(
+    files: Paths,
+    source_qemu: Annotated[
+        str, typer.Option(help="The source's binary, or a command that ends in it.")
+    ] = "qemu-system-x86_64",
+    destination_qemu: Annotated[
+        str, typer.Option(help="The destination's binary, or a command that ends in it.")
+    ] = "qemu-system-x86_64",
+    accel: Annotated[
+        Accelerator, typer.Option(help="KVM where it works, else TCG; or one of them.")
+    ] = Accelerator.AUTO,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write a JSON report here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep each run's log, pcap and stderr in this folder.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the run up, and say how to enter it.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the guest's memory pattern.", min=0)] = None,
+    repeat: Annotated[int, typer.Option(help="Run each scenario so many times.", min=1)] = 1,
+) -> None:
+    """Run scenarios: build the network, migrate through the proxy, inject, judge.
+
+    Exit status: 0 all passed, 1 an expectation failed, 2 usage or an invalid scenario, 3 the
+    environment lacks something, 4 the testbed could not tell.
+    """
+    from testbed.report.console import Console
+    from testbed.report.jsonfile import write_json
+    from testbed.report.junit import write_junit
+    from testbed.scenario.session import Options, Settings, run
+
+    scenarios = _loaded(files)
+    settings = Settings(
+        _command("--source-qemu", source_qemu),
+        _command("--destination-qemu", destination_qemu),
+        accel.value,
+        seed,
+    )
+    if keep and len(scenarios) * repeat > 1:
+        _usage("--keep leaves one run up: name one scenario, and no --repeat")
+    for path in (junit, json):
+        if path is not None and not path.absolute().parent.is_dir():
+            _usage(f"{path}: there is no folder {path.absolute().parent}")
+    console = Console()
+    results = []
+    try:
+        for number in range(1, repeat + 1):
+            for scenario in scenarios:
+                name = scenario.name if repeat == 1 else f"{scenario.name}.{number}"
+                options = Options(settings, out / name if out is not None else None, keep)
+                console.began(scenario)
+                result = run(
+                    scenario,
+                    options,
+                    on_event=console.event,
+                    on_tick=console.tick,
+                    on_kept=console.kept,
+                )
+                console.ended(result)
+                results.append(result)
+    except KeyboardInterrupt:
+        console.interrupted()
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        if junit is not None:
+            write_junit(junit, results)
+        if json is not None:
+            write_json(json, results)
+    console.summary(results)
+    raise typer.Exit(_exit_code(results))
+
+
+def _exit_code(results: Sequence[object]) -> int:
+    outcomes = [(result.passed, result.lacks) for result in results]  # type: ignore[attr-defined]
+    if any(passed is False for passed, _ in outcomes):
+        return EXIT_FAILED
+    if any(lacks is not None for _, lacks in outcomes):
+        return EXIT_LACKS
+    return EXIT_UNKNOWN if any(passed is None for passed, _ in outcomes) else 0
+
+
+@app.command("list")
+def list_command(files: LibraryPaths = None) -> None:
+    """List scenarios: name, mode, expected verdict, what it is about."""
+    from testbed.report.console import Console
+
+    Console().listing(_loaded(files or [LIBRARY]))
+
+
+@app.command("check")
+def check_command(files: Paths) -> None:
+    """Check scenario files, and run nothing."""
+    scenarios = _loaded(files)
+    typer.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}: nothing wrong")
+
+
+@app.command("doctor")
+def doctor_command(
+    qemu: Annotated[
+        list[str] | None, typer.Option(help="A binary or command to look at, too.")
+    ] = None,
+) -> None:
+    """Say what this machine offers: kernel features, permissions, QEMUs, and what is missing."""
+    from testbed.lab.doctor import examine
+    from testbed.report.console import Console
+
+    commands = [_command("--qemu", text) for text in qemu or ["qemu-system-x86_64"]]
+    findings = examine(commands)
+    Console().findings(findings)
+    raise typer.Exit(0 if all(found.ok or not found.needed for found in findings) else EXIT_LACKS)
+
+
+def _loaded(paths: list[Path]) -> list[Scenario]:
+    """Every scenario of the paths; what is wrong with any of them is said, all of it."""
+    scenarios, wrong = [], []
+    try:
+        for path in find(paths):
+            try:
+                scenarios.append(load(path))
+            except ScenarioError as error:
+                wrong.append(str(error))
+    except ScenarioError as error:
+        wrong.append(str(error))
+    if wrong:
+        _usage("\n".join(wrong))
+    return scenarios
+
+
+def _command(option: str, text: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        _usage(f"{option}: {error}")
+    if not words:
+        _usage(f"{option}: expected a binary or a command, got nothing")
+    return tuple(words)
+
+
+def _usage(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(EXIT_USAGE)
+
+
+def main() -> None:
+    """The command `testbed`."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing more may be written, not even at exit.
+        sys.stderr.close()
+        raise SystemExit(EXIT_FAILED) from None
+
+
+if __name__ == "__main__":
+    main()

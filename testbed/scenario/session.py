@@ -1,0 +1,243 @@
+"""A run from outside: the scenario played in a sandbox of its own, its log read and judged here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import select
+import shlex
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from netns.inside import FOLDER, SandboxSide
+from netns.sandbox import Sandbox, SandboxRefused, enter_command
+from testbed.endpoint.base import EndpointError
+from testbed.log import Event, Log
+
+from .expect import judge
+from .result import Result
+from .run import Lacks, Settings, play
+from .scenario import Scenario
+
+LOG = "log.jsonl"
+READ_BYTES = 1 << 16
+TICK_S = 0.1
+OVERTIME_S = 30.0
+"""After the scenario's own deadline: a sandbox that still runs then is killed, and unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks of a run."""
+
+    settings: Settings = field(default_factory=Settings)
+    folder: Path | None = None  # of this run's files; None: they are not kept
+    keep: bool = False
+
+
+Listener = Callable[[Event], None]
+
+
+def run(
+    scenario: Scenario,
+    options: Options,
+    *,
+    on_event: Listener = lambda event: None,
+    on_tick: Callable[[], None] = lambda: None,
+    on_kept: Callable[[str], None] = lambda command: None,
+) -> Result:
+    """Play a scenario in a sandbox of its own, and judge it.
+
+    Args:
+        scenario: to be played.
+        options: of the command line.
+        on_event: called with every event as it comes.
+        on_tick: called about ten times a second.
+        on_kept: called with the command that enters the run, if it is left up.
+
+    Returns:
+        The result; an environment that lacks something is a result too.
+    """
+    log = Log()
+    began = time.monotonic()
+    with _log_file(options.folder) as file:
+
+        def take(event: Event) -> None:
+            log.add(event)
+            if file is not None:
+                file.write(event.to_json() + "\n")
+            on_event(event)
+
+        try:
+            with Sandbox.start(lambda side: _inside(side, scenario, options)) as sandbox:
+                bound = began + scenario.model.deadline + OVERTIME_S
+                for event in _events(sandbox.fd, on_tick, bound):
+                    take(event)
+                    if event.kind == "run-kept":
+                        break
+                if log.first("run-kept") is not None:
+                    on_kept(enter_command(sandbox.detach()))
+                else:
+                    status = sandbox.kill() if time.monotonic() > bound else sandbox.wait()
+                    if log.first("run-ended") is None:
+                        take(_ended_early(log, status, sandbox.failure))
+        except SandboxRefused as error:
+            take(_event(log, "run-lacks", what=_refused(error), command="", stderr=""))
+    if options.folder is not None:
+        _write_files(options.folder, scenario, log)
+    return _result(scenario, options, log, time.monotonic() - began)
+
+
+def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
+    """The work of PID 1: play, and write every event to the command."""
+    log = Log()
+    log.listen(lambda event: inside.write(event.to_json().encode() + b"\n"))
+    folder = options.folder or FOLDER
+    facts = {"scenario": scenario.name, "seed": _seed(scenario, options)}
+    log.write("run", "run-began", **facts, kernel=platform.release())
+    try:
+        asyncio.run(_play(inside, scenario, options, folder, log))
+    except (EndpointError, Lacks) as error:
+        log.write(
+            "run",
+            "run-lacks",
+            what=str(error),
+            command=getattr(error, "command", ""),
+            stderr=getattr(error, "stderr", ""),
+        )
+    except OSError as error:
+        log.write("run", "run-lacks", what=_refused(error), command="", stderr="")
+    except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
+        log.write("run", "run-broke", traceback=traceback.format_exc())
+    log.write("run", "run-ended")
+    return 0
+
+
+async def _play(
+    inside: SandboxSide, scenario: Scenario, options: Options, folder: Path, log: Log
+) -> None:
+    async def hold() -> None:
+        log.write("run", "run-kept")
+        await inside.stay()
+
+    await play(scenario, options.settings, folder, log, hold if options.keep else None)
+
+
+def _refused(error: OSError) -> str:
+    what = error.strerror or str(error)
+    name = f" ({error.filename})" if error.filename else ""
+    return f"the system refused: {what}{name}; `testbed doctor` says what is missing"
+
+
+def _events(fd: int, on_tick: Callable[[], None], bound: float) -> Iterator[Event]:
+    """Events as PID 1 writes them, until it ends or the bound is over."""
+    buffer = b""
+    while time.monotonic() < bound:
+        ready, _, _ = select.select([fd], [], [], TICK_S)
+        if ready:
+            data = os.read(fd, READ_BYTES)
+            if not data:
+                return
+            *lines, buffer = (buffer + data).split(b"\n")
+            yield from (Event.from_json(line) for line in lines)
+        on_tick()
+
+
+def _ended_early(log: Log, status: int, failure: str) -> Event:
+    """The event for a run that ended without saying so."""
+    return _event(log, "run-broke", traceback=failure, status=status)
+
+
+def _event(log: Log, kind: str, **facts: Any) -> Event:
+    """An event that the command adds to the run's own."""
+    now = log[len(log) - 1].at_s if len(log) else 0.0
+    return Event(len(log), now, "run", kind, facts)
+
+
+class _log_file:  # noqa: N801 - a context manager that is used like a function
+    """The log's file in the run's folder, or nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> TextIO | None:
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self._folder / LOG).open("w", encoding="utf-8")
+        return self._file
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _write_files(folder: Path, scenario: Scenario, log: Log) -> None:
+    """What else people want of a run beside its log and its pcap."""
+    resolved = json.dumps(scenario.resolved(), indent=2)
+    (folder / "scenario.json").write_text(resolved + "\n", encoding="utf-8")
+    shutil.copyfile(scenario.path, folder / "scenario.yaml")
+    for side in ("source", "destination"):
+        lines = [event.facts["line"] for event in log.find("stderr", side)]
+        text = "".join(f"{line}\n" for line in lines)
+        (folder / f"{side}.stderr").write_text(text, encoding="utf-8")
+
+
+def _seed(scenario: Scenario, options: Options) -> int:
+    seed = options.settings.seed
+    return scenario.model.seed if seed is None else seed
+
+
+def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -> Result:
+    verdict, checks = judge(scenario, log)
+    lacks = log.first("run-lacks")
+    broke = log.first("run-broke")
+    refused = log.first("step-refused")
+    reason = ""
+    if broke is not None:
+        verdict = "unknown"
+        reason = broke.facts["traceback"] or (f"the run ended with status {broke.facts['status']}")
+    elif refused is not None:
+        reason = refused.facts["error"]
+    elif (expired := log.first("wait-expired", "run", provided_for=None)) is not None:
+        reason = f"waited {expired.facts['within_s']:g} s for {expired.facts['what']}"
+    return Result(
+        scenario.name,
+        scenario.path,
+        verdict,
+        tuple(checks),
+        log,
+        duration_s,
+        _seed(scenario, options),
+        _repeat_command(scenario, options),
+        reason,
+        _lacking(lacks) if lacks is not None else None,
+    )
+
+
+def _lacking(event: Event) -> str:
+    parts = [event.facts["what"]]
+    if event.facts["command"]:
+        parts.append(f"command: {event.facts['command']}")
+    if event.facts["stderr"]:
+        parts.append(f"stderr: {event.facts['stderr']}")
+    return "\n".join(parts)
+
+
+def _repeat_command(scenario: Scenario, options: Options) -> str:
+    words = ["testbed", "run", str(scenario.path), "--seed", str(_seed(scenario, options))]
+    settings, usual = options.settings, Settings()
+    for name in ("source_qemu", "destination_qemu"):
+        command = getattr(settings, name)
+        if command != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", shlex.join(command)]
+    if settings.accelerator != usual.accelerator:
+        words += ["--accel", settings.accelerator]
+    return shlex.join(words)
