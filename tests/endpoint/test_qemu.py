@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import stat
@@ -170,10 +171,9 @@ async def test_an_argument_that_it_refuses_ends_it_with_its_words() -> None:
 @pytest.mark.live
 async def test_a_capability_that_it_lacks_is_named_with_those_it_has() -> None:
     error, _ = await fails_to_start(capabilities={"teleport": True})
-    version = (await identify(("qemu-system-x86_64",))).version
-    name = f"QEMU {'.'.join(map(str, version))}"
-    assert error.message.startswith(
-        f"source: {name} has no capability 'teleport'; it has: auto-converge,"
+    assert re.match(
+        r"source: QEMU \d+\.\d+\.\d+ has no capability 'teleport'; it has: auto-converge, ",
+        error.message,
     )
     assert "postcopy-ram" in error.message
     assert error.advice
@@ -400,7 +400,7 @@ async def test_a_running_machine_is_stopped_and_saved() -> None:
         "source",
         log=log,
         machine=MACHINE,
-        capabilities={"return-path": True, "multifd": True, "xbzrle": True},
+        capabilities={"return-path": True, "multifd": True},
         parameters=SLOW,
     ) as source:
         stream = await saved_bytes(source)
