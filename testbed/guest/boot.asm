@@ -4,28 +4,34 @@
 ; After boot it touches no device but those: no disk, no NIC, so nothing of it depends on what a
 ; migration does to them. The rule is stated in memory.py; the two must agree.
 ;
-; It fills `page_count` pages from `first_page` on with a pattern, says so on COM1, and then on each
-; timer tick stamps as many pages as the rate asks for, one after the other, round and round.
-; `stamps` counts them in one word, so that a snapshot of memory at any instant is checkable.
+; It fills `page_count` pages from `first_page` on with a pattern, says so on COM1, and then stamps
+; them one after the other, round and round, at `rate` pages a second. How far it has come is in
+; one place and advances in one store, so that memory at any instant can be checked. The image
+; itself is never written to: all that changes outside the workload lies in the state page.
 ;
 ; nasm -f bin; `scripts/build-guest` makes boot.bin of it.
 
         org     0x7c00
         bits    16
 
-STAMPS          equ 0x10000             ; u32: stamps written; the page after it is free
-TICKS           equ 0x10004             ; u32: timer ticks seen
-STACK           equ 0x9f000
+STATE           equ 0x10000             ; the state page, see memory.py
+STATE_MAGIC     equ STATE               ; 'TBGSTATE' once the pages are filled
+STATE_INDEX     equ STATE + 8           ; u32: index of the page to be stamped next
+STATE_PASS      equ STATE + 12          ; u32: pass that it gets, from 1; pages before it have it
+STATE_TICKS     equ STATE + 16          ; u32: timer ticks since the pages are filled
+STATE_POLLS     equ STATE + 20          ; u32: polls of COM1 that this line may still cost
+STACK           equ STATE + 4096
 PAGE_SHIFT      equ 12
 PAGE_WORDS      equ 1024
-SECTORS         equ 3                   ; after the first
+SECTORS         equ 2                   ; after the first
 COM1            equ 0x3f8
+TICKS_PER_SECOND equ 100
 PIT_DIVISOR     equ 11932               ; 1193182 Hz / 11932 = 100 Hz
 TICKS_PER_LINE  equ 10
+POLLS_MAX       equ 1000                ; a line: some ms, so that nobody can stop the guest
 FILL_START      equ 0x9e3779b1          ; odd constants of the pattern, see memory.py
 FILL_STEP       equ 0x01000193
 CHECK_FACTOR    equ 0x85ebca6b
-SPINS_MAX       equ 10000               ; of waiting for COM1, so that nobody can stop the guest
 
         jmp     short start
         times   8 - ($ - $$) db 0
@@ -36,8 +42,7 @@ first_page      dd 256                  ; at 20
 page_count      dd 1024                 ; at 24
 rate            dd 1000                 ; at 28: pages a second
 
-start:
-        cli
+start:  cli
         xor     ax, ax
         mov     ds, ax
         mov     es, ax
@@ -48,10 +53,10 @@ start:
         xor     dh, dh
         mov     bx, 0x7e00
         int     0x13
-        jc      $                       ; says nothing on COM1: the testbed reports that
+        jc      unreadable
         in      al, 0x92                ; A20
         or      al, 2
-        and     al, 0xfe
+        and     al, 0xfe                ; bit 0 would reset the machine
         out     0x92, al
         lgdt    [gdt_pointer]
         mov     eax, cr0
@@ -59,10 +64,16 @@ start:
         mov     cr0, eax
         jmp     8:protected
 
+unreadable:                             ; says nothing on COM1, and costs nothing
+        cli
+        hlt
+        jmp     unreadable
+
+        align   8
 gdt:            dq 0
-                dq 0x00cf9a000000ffff   ; flat code
-                dq 0x00cf92000000ffff   ; flat data
-gdt_pointer:    dw 23
+                dq 0x00cf9b000000ffff   ; flat code, marked accessed: the CPU need not write here
+                dq 0x00cf93000000ffff   ; flat data, likewise
+gdt_pointer:    dw 3 * 8 - 1
                 dd gdt
 
         times   510 - ($ - $$) db 0
@@ -76,68 +87,86 @@ protected:
         mov     ss, ax
         mov     esp, STACK
         cld
-        mov     dword [STAMPS], 0
-        mov     dword [TICKS], 0
+        xor     eax, eax                ; the state page, which an earlier boot may have left
+        mov     edi, STATE
+        mov     ecx, PAGE_WORDS
+        rep     stosd
+        lidt    [idt_pointer]
         call    serial_begin
         mov     esi, text_started
         call    print
         call    fill
+        mov     dword [STATE_PASS], 1
+        mov     dword [STATE_MAGIC], 'TBGS'
+        mov     dword [STATE_MAGIC + 4], 'TATE'
         mov     esi, text_filled
+        xor     edx, edx
         mov     eax, [page_count]
         call    print_number
         call    timer_begin
-        sti
 
-; ebx: index of the next page; ebp: its pass; edi: ticks dealt with; esi: hundredths of a page owed
+; ebx: index of the next page; ecx: its pass; edi: ticks dealt with; esi: 1/100 pages owed
         xor     ebx, ebx
-        mov     ebp, 1
+        mov     ecx, 1
         xor     edi, edi
         xor     esi, esi
-idle:   hlt
-again:  cmp     edi, [TICKS]
-        je      idle
-        inc     edi
-        add     esi, [rate]
-.owed:  cmp     esi, 100
-        jb      .line
-        sub     esi, 100
+        sti
+run:    cmp     edi, [STATE_TICKS]
+        jne     .tick
+        cmp     esi, TICKS_PER_SECOND
+        jb      .rest
+        sub     esi, TICKS_PER_SECOND
         call    stamp
-        jmp     .owed
-.line:  mov     eax, edi
-        xor     edx, edx
+        jmp     run
+
+.rest:  cli
+        cmp     edi, [STATE_TICKS]
+        jne     .awake
+        sti                             ; takes effect after the next instruction: a tick that
+        hlt                             ; has come since is not slept over
+.awake: sti
+        jmp     run
+
+.tick:  inc     edi
+        add     esi, [rate]
+        imul    eax, [rate], TICKS_PER_SECOND
+        cmp     esi, eax                ; a second's work is owed at most: what it could not do
+        jbe     .owed                   ; for longer it need not make up for
+        mov     esi, eax
+.owed:  xor     edx, edx
+        mov     eax, edi
+        push    ecx
         mov     ecx, TICKS_PER_LINE
         div     ecx
+        pop     ecx
         test    edx, edx
-        jnz     again
-        push    esi
-        mov     esi, text_stamps
-        mov     eax, [STAMPS]
-        call    print_number
-        pop     esi
-        jmp     again
+        jnz     run
+        call    print_stamps
+        jmp     run
 
-; Stamp page ebx with pass ebp: word 0 is the pass, word 2 the check; then count it, last of all.
+; Stamp page ebx with pass ecx: word 0 is the pass, word 2 the check; advance both; and only then
+; say so in the state page, in one store.
 stamp:  mov     eax, [first_page]
         add     eax, ebx
         mov     edx, eax
         shl     edx, PAGE_SHIFT
-        mov     [edx], ebp
+        mov     [edx], ecx
         call    check_word
         mov     [edx + 8], eax
-        inc     dword [STAMPS]
         inc     ebx
         cmp     ebx, [page_count]
-        jb      .done
+        jb      .say
         xor     ebx, ebx
-        inc     ebp
-.done:  ret
+        inc     ecx
+.say:   cmpxchg8b [STATE_INDEX]         ; fails once, and then edx:eax is what is there
+        jnz     .say
+        ret
 
-; eax: page number, ebp: pass -> eax: check word. Keeps all others.
+; eax: page number, ecx: pass -> eax: check word. Keeps all others.
 check_word:
         push    ecx
+        imul    ecx, ecx, CHECK_FACTOR
         call    pattern_start
-        mov     ecx, ebp
-        imul    ecx, CHECK_FACTOR
         xor     eax, ecx
         pop     ecx
         ret
@@ -150,7 +179,6 @@ pattern_start:
 
 ; Fill every page of the area with its pattern and the stamp of pass 0.
 fill:   xor     ebx, ebx
-        xor     ebp, ebp
 .page:  mov     edx, [first_page]
         add     edx, ebx
         mov     edi, edx
@@ -158,17 +186,16 @@ fill:   xor     ebx, ebx
         mov     esi, edi
         mov     eax, edx
         call    pattern_start
+        mov     ebp, eax
         mov     ecx, PAGE_WORDS
 .word:  mov     [edi], eax
         add     eax, FILL_STEP
         add     edi, 4
         dec     ecx
         jnz     .word
-        mov     dword [esi], 0
+        mov     [esi], ecx
         mov     [esi + 4], edx
-        mov     eax, edx
-        call    check_word
-        mov     [esi + 8], eax
+        mov     [esi + 8], ebp          ; the check word of pass 0
         inc     ebx
         cmp     ebx, [page_count]
         jb      .page
@@ -176,42 +203,19 @@ fill:   xor     ebx, ebx
 
 ; 8259 pair at vectors 0x20 and 0x28, all masked but IRQ 0; 8254 channel 0 at 100 Hz.
 timer_begin:
-        mov     al, 0x11
-        out     0x20, al
-        out     0xa0, al
-        mov     al, 0x20
-        out     0x21, al
-        mov     al, 0x28
-        out     0xa1, al
-        mov     al, 4
-        out     0x21, al
-        mov     al, 2
-        out     0xa1, al
-        mov     al, 1
-        out     0x21, al
-        out     0xa1, al
-        mov     al, 0xfe
-        out     0x21, al
-        mov     al, 0xff
-        out     0xa1, al
-        mov     al, 0x34
-        out     0x43, al
-        mov     al, PIT_DIVISOR & 0xff
-        out     0x40, al
-        mov     al, PIT_DIVISOR >> 8
-        out     0x40, al
-        mov     eax, tick
-        mov     [idt + 0x20 * 8], ax
-        mov     word [idt + 0x20 * 8 + 2], 8
-        mov     word [idt + 0x20 * 8 + 4], 0x8e00
-        shr     eax, 16
-        mov     [idt + 0x20 * 8 + 6], ax
-        lidt    [idt_pointer]
+        mov     esi, timer_ports
+        mov     ecx, (timer_ports.end - timer_ports) / 2
+        xor     edx, edx
+.next:  mov     dl, [esi]
+        mov     al, [esi + 1]
+        out     dx, al
+        add     esi, 2
+        loop    .next
         ret
 
 tick:   push    eax
-        inc     dword [TICKS]
-        mov     al, 0x20
+        inc     dword [STATE_TICKS]
+        mov     al, 0x20                ; end of interrupt
         out     0x20, al
         pop     eax
         iret
@@ -219,7 +223,7 @@ tick:   push    eax
 ; COM1, 115200 baud, 8N1, no interrupts.
 serial_begin:
         mov     esi, serial_registers
-        mov     ecx, 6
+        mov     ecx, (serial_registers.end - serial_registers) / 2
 .next:  movzx   edx, byte [esi]
         add     edx, COM1
         mov     al, [esi + 1]
@@ -228,52 +232,78 @@ serial_begin:
         loop    .next
         ret
 
-; Print the text at esi, then eax in hexadecimal and a newline.
+; Print how many stamps there were: (ecx - 1) * page_count + ebx. Keeps all registers.
+print_stamps:
+        pushad
+        lea     eax, [ecx - 1]
+        mul     dword [page_count]
+        add     eax, ebx
+        adc     edx, 0
+        mov     esi, text_stamps
+        call    print_number
+        popad
+        ret
+
+; Print the line of text esi and edx:eax, 16 hexadecimal digits.
 print_number:
         push    eax
         call    print
-        pop     eax
-        mov     ecx, 8
-.digit: rol     eax, 4
-        push    eax
+        mov     ebx, edx
+        call    .half
+        pop     ebx
+        call    .half
+        mov     al, 10
+        jmp     put
+.half:  mov     ecx, 8
+.digit: rol     ebx, 4
+        mov     al, bl
         and     al, 15
         add     al, '0'
         cmp     al, '9'
         jbe     .put
         add     al, 'a' - '0' - 10
 .put:   call    put
-        pop     eax
         loop    .digit
-        mov     al, 10
-        jmp     put
+        ret
 
-; Print the text at esi up to its NUL.
-print:  lodsb
+; Begin a line: print the text at esi up to its NUL.
+print:  mov     dword [STATE_POLLS], POLLS_MAX
+.next:  lodsb
         test    al, al
         jz      .done
         call    put
-        jmp     print
+        jmp     .next
 .done:  ret
 
-; Print al; gives up if the UART never gets ready.
-put:    push    ecx
-        push    edx
+; Print al, or drop it if COM1 is not ready for it within what polls the line has left.
+put:    push    edx
         mov     ah, al
-        mov     ecx, SPINS_MAX
         mov     edx, COM1 + 5
 .wait:  in      al, dx
         test    al, 0x20
         jnz     .ready
-        loop    .wait
+        cmp     dword [STATE_POLLS], 0
+        je      .done
+        dec     dword [STATE_POLLS]
+        jmp     .wait
 .ready: mov     edx, COM1
         mov     al, ah
         out     dx, al
-        pop     edx
-        pop     ecx
+.done:  pop     edx
         ret
 
 serial_registers:                       ; register, value
         db      1, 0, 3, 0x80, 0, 1, 1, 0, 3, 3, 2, 0xc7
+.end:
+timer_ports:                            ; port, value
+        db      0x20, 0x11, 0xa0, 0x11  ; 8259: ICW1
+        db      0x21, 0x20, 0xa1, 0x28  ; ICW2: vectors
+        db      0x21, 4, 0xa1, 2        ; ICW3: the second one at IRQ 2
+        db      0x21, 1, 0xa1, 1        ; ICW4
+        db      0x21, 0xfe, 0xa1, 0xff  ; masks
+        db      0x43, 0x34              ; 8254: channel 0, rate generator
+        db      0x40, PIT_DIVISOR & 0xff, 0x40, PIT_DIVISOR >> 8
+.end:
 text_started:   db 'guest started', 10, 0
 text_filled:    db 'guest filled ', 0
 text_stamps:    db 'guest stamps ', 0
@@ -281,6 +311,7 @@ text_stamps:    db 'guest stamps ', 0
 idt_pointer:    dw 0x21 * 8 - 1
                 dd idt
         align   8
-idt:            times 0x21 * 8 db 0
+idt:            times 0x20 dq 0
+                dw tick, 8, 0x8e00, 0   ; interrupt gate of vector 0x20, IRQ 0
 
         times   512 * (1 + SECTORS) - ($ - $$) db 0

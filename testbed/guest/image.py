@@ -9,13 +9,19 @@ from importlib.resources import files
 
 PAGE_BYTES = 4096
 FIRST_PAGE = 256
-"""The workload begins at 1 MiB: what lies below is the BIOS's and the image's own."""
+"""The workload begins at 1 MiB: what lies below is the firmware's and the image's own."""
 TOP_PAGES = 256
-"""Left alone at the end of memory, where SeaBIOS keeps its tables."""
+"""Left alone at the end of memory, where SeaBIOS keeps its tables and those of ACPI."""
 LOW_MEMORY_BYTES_MAX = 2 << 30
-"""A PC's low memory ends between 2 and 3.5 GiB, by machine type; the image is a 32-bit one."""
+"""Pages above are not stamped. A PC's low memory ends there at the earliest: q35 with 2.75 GiB or
+more (QEMU `hw/i386/pc_q35.c`, `pc_q35_init`); `pc` has 3 GiB (`hw/i386/pc_piix.c`)."""
 RATE_MAX = 10_000_000
-PARAMETERS = struct.Struct("<8sIIII")
+"""More than a CPU can do: a guest with this rate stamps without a rest."""
+IMAGE_AT = 0x7C00
+"""Where the image lies in the guest's memory; it is never written to there."""
+DISK_BYTES = 1 << 20
+"""SeaBIOS reads the image by cylinder, head and sector: a smaller disk has no cylinder."""
+PARAMETERS = struct.Struct("<8sIIII")  # magic, seed, first page, page count, pages a second
 PARAMETERS_AT = 8
 MAGIC = b"TBGUEST1"
 
@@ -26,15 +32,33 @@ class GuestSpec:
 
     Args:
         memory_bytes: of the machine.
-        working_set_bytes: how much of it the guest stamps; None: all but what the firmware needs.
-        pages_per_second: the rate at which it dirties pages, at most what the CPU can do.
-        seed: of the pattern; two guests with different seeds have no page in common.
+        working_set_bytes: how much of it the guest stamps, at most; None: all but what the
+            firmware needs.
+        pages_per_second: the rate at which it stamps pages, 0 to `RATE_MAX`. A CPU that is too
+            slow for it never rests.
+        seed: of the pattern, its low 32 bits; guests with different ones differ in every page.
+
+    Raises:
+        ValueError: no page is left to stamp, or the rate is out of its bounds.
     """
 
     memory_bytes: int
     working_set_bytes: int | None = None
     pages_per_second: int = 1000
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.working_set_bytes is not None and self.working_set_bytes < PAGE_BYTES:
+            raise ValueError(
+                f"a working set of {self.working_set_bytes} bytes: at least {PAGE_BYTES}"
+            )
+        if self.page_count < 1:
+            raise ValueError(
+                f"a guest of {self.memory_bytes} bytes has no room for a working set: "
+                f"{(FIRST_PAGE + TOP_PAGES) * PAGE_BYTES} bytes are not the workload's"
+            )
+        if not 0 <= self.pages_per_second <= RATE_MAX:
+            raise ValueError(f"{self.pages_per_second} pages a second: 0 to {RATE_MAX}")
 
     @property
     def page_count(self) -> int:
@@ -45,33 +69,21 @@ class GuestSpec:
             return available
         return min(self.working_set_bytes // PAGE_BYTES, available)
 
-    def __post_init__(self) -> None:
-        if self.page_count < 1:
-            raise ValueError(
-                f"a guest of {self.memory_bytes} bytes has no room for a working set: "
-                f"{(FIRST_PAGE + TOP_PAGES) * PAGE_BYTES} bytes are not the workload's"
-            )
-        if not 0 <= self.pages_per_second <= RATE_MAX:
-            raise ValueError(f"pages_per_second must be 0 to {RATE_MAX}")
-
 
 @cache
 def _template() -> bytes:
     return files(__package__).joinpath("boot.bin").read_bytes()
 
 
-def boot_image(spec: GuestSpec) -> bytes:
-    """The image of a disk that boots the guest with these parameters."""
+def loaded_image(spec: GuestSpec) -> bytes:
+    """The image as it lies in memory at `IMAGE_AT`: code, and the parameters of `spec`."""
     image = bytearray(_template())
     assert image[PARAMETERS_AT : PARAMETERS_AT + len(MAGIC)] == MAGIC
-    PARAMETERS.pack_into(
-        image,
-        PARAMETERS_AT,
-        MAGIC,
-        spec.seed & 0xFFFFFFFF,
-        FIRST_PAGE,
-        spec.page_count,
-        spec.pages_per_second,
-    )
-    # A disk smaller than a cylinder has a geometry that some BIOSes refuse.
-    return bytes(image.ljust(1 << 20, b"\0"))
+    parameters = (spec.seed & 0xFFFFFFFF, FIRST_PAGE, spec.page_count, spec.pages_per_second)
+    PARAMETERS.pack_into(image, PARAMETERS_AT, MAGIC, *parameters)
+    return bytes(image)
+
+
+def boot_image(spec: GuestSpec) -> bytes:
+    """The image of a disk that boots the guest: as raw as it comes, read only if wished."""
+    return loaded_image(spec).ljust(DISK_BYTES, b"\0")

@@ -1,25 +1,38 @@
 """The rule by which the guest stamps its pages, and the check of a memory against it.
 
 Word i (u32, little-endian) of page p holds `p * FILL_START + seed + i * FILL_STEP`, but for words
-0 to 2: the pass that last stamped the page, p, and a check word of both. One word of the guest's
-memory counts all stamps, so at any instant pages before `index` carry the current pass, all others
-the one before; a page that does not is stale, lost or damaged. `boot.asm` is the other half.
+0 to 2: the pass that last stamped the page, p, and a check word of both. The state page says, in
+one store, which page is next and which pass it gets; so at any instant pages before it carry that
+pass, all others the one before, and a page that does not is stale, lost or damaged. The one that
+is next may be in between: its pass is written before its check word, and both before the state.
+The image itself is never written to. `boot.asm` is the other half.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
-from .image import FIRST_PAGE, PAGE_BYTES, GuestSpec
+import numpy as np
+from numpy.typing import NDArray
 
-STAMPS_AT = 0x10000
+from .image import FIRST_PAGE, IMAGE_AT, PAGE_BYTES, GuestSpec, loaded_image
+
+STATE_AT = 0x10000
+STATE = struct.Struct("<8sIII")  # magic, index, pass, ticks
+STATE_MAGIC = b"TBGSTATE"
+"""There from the moment on when all pages are filled."""
+TICKS_PER_SECOND = 100
 FILL_START = 0x9E3779B1
 FILL_STEP = 0x01000193
 CHECK_FACTOR = 0x85EBCA6B
 WORDS = PAGE_BYTES // 4
-PASS_WORD, PAGE_WORD, CHECK_WORD = 0, 1, 2
+PASS_WORD, PAGE_WORD, CHECK_WORD, PATTERN_WORD = 0, 1, 2, 3
 FINDINGS_MAX = 8
+PAGES_AT_ONCE = 64  # of the comparison: 256 KiB stay in a CPU's cache
+
+Words = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +52,29 @@ class PageFinding:
 class MemoryReport:
     """What a memory was found to be.
 
-    `stamps` counts all that the guest had written; of two snapshots of one guest the newer has
-    more. `stale` pages carry an older pass than they must, `damaged` ones are no page of the rule.
+    `pages` says how many of the workload were checked: all, or none where the state page does not
+    say what they must be. `stale` ones are whole, but as another pass left them; `damaged` ones
+    are not the rule's. The image and the state page count as damaged pages where they are.
+    `findings` names the first of each, `FINDINGS_MAX` at most.
     """
 
     pages: int
-    stamps: int
-    pass_number: int
-    index: int
-    stale: int = 0
-    damaged: int = 0
-    findings: tuple[PageFinding, ...] = ()
+    pass_number: int  # that is being written, from 1
+    index: int  # pages that have it
+    ticks: int  # of the guest's clock, `TICKS_PER_SECOND`
+    stale: int
+    damaged: int
+    findings: tuple[PageFinding, ...]
 
     @property
     def intact(self) -> bool:
         """Every page is as the rule says."""
         return not self.stale and not self.damaged
+
+    @property
+    def stamps(self) -> int:
+        """How many the guest had written; of two memories of one guest the newer has more."""
+        return max(self.pass_number - 1, 0) * self.pages + self.index
 
 
 def check_memory(ram: bytes | bytearray | memoryview, spec: GuestSpec) -> MemoryReport:
@@ -64,58 +84,92 @@ def check_memory(ram: bytes | bytearray | memoryview, spec: GuestSpec) -> Memory
         ram: the machine's main memory block from its first byte on.
         spec: what the guest was started with.
 
-    Returns:
-        The report; its findings name the first pages that are wrong, at most `FINDINGS_MAX`.
-
     Raises:
         ValueError: `ram` is shorter than the guest's area.
     """
-    import numpy as np  # a tenth of a second to import, for the one who checks
-
     count = spec.page_count
     end = (FIRST_PAGE + count) * PAGE_BYTES
     if len(ram) < end:
         raise ValueError(f"memory of {len(ram)} bytes, the guest's area ends at {end}")
-    stamps = int.from_bytes(ram[STAMPS_AT : STAMPS_AT + 4], "little")
-    pass_number, index = stamps // count + 1, stamps % count
-    numbers = np.arange(FIRST_PAGE, FIRST_PAGE + count, dtype=np.uint32)
-    passes = np.where(np.arange(count) < index, pass_number, pass_number - 1).astype(np.uint32)
-    start = numbers * np.uint32(FILL_START) + np.uint32(spec.seed & 0xFFFFFFFF)
+    own = _image_findings(ram, spec)
+    magic, index, pass_number, ticks = STATE.unpack_from(ram, STATE_AT)
+    if magic != STATE_MAGIC or index >= count or pass_number == 0:
+        expected = f"{STATE_MAGIC!r}, an index below {count} and a pass from 1 on"
+        got = f"{magic!r}, {index} and {pass_number}"
+        own.append(PageFinding(STATE_AT // PAGE_BYTES, 0, expected, got))
+        return MemoryReport(0, 0, 0, 0, 0, len(own), tuple(own))
+
     held = np.frombuffer(ram, dtype="<u4", count=count * WORDS, offset=FIRST_PAGE * PAGE_BYTES)
-    held = held.reshape(count, WORDS)
-    steps = np.arange(WORDS, dtype=np.uint32) * np.uint32(FILL_STEP)
-
-    # The stamp under way: its pass may be written and its check or count not yet.
-    if held[index, PASS_WORD] == passes[index] + 1:
-        passes[index] += 1
-    pattern = np.empty(count, dtype=bool)
-    for first in range(0, count, WORDS):  # some pages at a time: memory of the check stays small
-        part = slice(first, first + WORDS)
-        pattern[part] = (held[part, 3:] == start[part, None] + steps[None, 3:]).all(axis=1)
-    own = held[:, PAGE_WORD] == numbers
-    check = start ^ (held[:, PASS_WORD] * np.uint32(CHECK_FACTOR))
-    sealed = held[:, CHECK_WORD] == check
-    if not sealed[index]:
-        sealed[index] = held[index, CHECK_WORD] == int(
-            start[index] ^ ((passes[index] - np.uint32(1)) * np.uint32(CHECK_FACTOR))
-        )
-    whole = pattern & own & sealed
-    current = held[:, PASS_WORD] == passes
-    wrong = np.flatnonzero(~(whole & current))
-    findings = tuple(
-        _finding(held[at], int(start[at]), int(passes[at]), int(numbers[at]))
-        for at in wrong[:FINDINGS_MAX]
-    )
-    stale = int((whole & ~current).sum())
-    return MemoryReport(count, stamps, pass_number, index, stale, len(wrong) - stale, findings)
+    pages = _Pages(held.reshape(count, WORDS), spec.seed & 0xFFFFFFFF, index, pass_number)
+    current, whole = pages.current(), pages.whole()
+    wrong = np.flatnonzero(~(current & whole))
+    stale = int(np.count_nonzero(whole & ~current))
+    found = (pages.finding(int(at)) for at in wrong[: FINDINGS_MAX - len(own)])
+    damaged = len(own) + len(wrong) - stale
+    return MemoryReport(count, pass_number, index, ticks, stale, damaged, (*own, *found))
 
 
-def _finding(held: Any, start: int, pass_number: int, number: int) -> PageFinding:
-    expected = [(start + word * FILL_STEP) & 0xFFFFFFFF for word in range(WORDS)]
-    expected[PASS_WORD] = pass_number
-    expected[PAGE_WORD] = number
-    expected[CHECK_WORD] = start ^ (pass_number * CHECK_FACTOR & 0xFFFFFFFF)
-    word = next(word for word in range(WORDS) if int(held[word]) != expected[word])
-    if word == PASS_WORD:
-        return PageFinding(number, 0, f"pass {pass_number}", f"pass {int(held[PASS_WORD])}")
-    return PageFinding(number, word * 4, f"{expected[word]:#010x}", f"{int(held[word]):#010x}")
+def _image_findings(ram: bytes | bytearray | memoryview, spec: GuestSpec) -> list[PageFinding]:
+    expected = loaded_image(spec)
+    got = bytes(ram[IMAGE_AT : IMAGE_AT + len(expected)])
+    if got == expected:
+        return []
+    at = next(at for at, pair in enumerate(zip(expected, got, strict=True)) if pair[0] != pair[1])
+    page, byte = divmod(IMAGE_AT + at, PAGE_BYTES)
+    return [PageFinding(page, byte, f"the image's {expected[at]:#04x}", f"{got[at]:#04x}")]
+
+
+class _Pages:
+    """The workload's pages as words, a row each, and what the rule says of them.
+
+    All arithmetic is modulo 2^32, as the guest's.
+    """
+
+    def __init__(self, held: Any, seed: int, index: int, pass_number: int) -> None:
+        count = len(held)
+        self._held, self._index, self._pass = held, index, pass_number
+        self._numbers = np.arange(FIRST_PAGE, FIRST_PAGE + count, dtype=np.uint32)
+        self._starts = self._numbers * np.uint32(FILL_START) + np.uint32(seed)
+        self._steps = np.arange(WORDS, dtype=np.uint32) * np.uint32(FILL_STEP)
+        self._passes = np.full(count, pass_number - 1, dtype=np.uint32)
+        self._passes[:index] = pass_number
+        if held[index, PASS_WORD] == pass_number:  # written, and the state does not say so yet
+            self._passes[index] = pass_number
+
+    def current(self) -> NDArray[np.bool_]:
+        """Which carry the pass that they must."""
+        return np.asarray(self._held[:, PASS_WORD] == self._passes)
+
+    def whole(self) -> NDArray[np.bool_]:
+        """Which are the rule's own for the pass that they carry."""
+        sealed = self._held[:, CHECK_WORD] == self._checks(self._held[:, PASS_WORD])
+        at = self._index
+        if self._held[at, PASS_WORD] == self._pass:  # its check word may not be written yet
+            before = self._checks(np.full_like(self._numbers, self._pass - 1))[at]
+            sealed[at] |= self._held[at, CHECK_WORD] == before
+        same = np.empty(len(sealed), dtype=bool)
+        for first in range(0, len(same), PAGES_AT_ONCE):
+            part = slice(first, first + PAGES_AT_ONCE)
+            expected = self._starts[part, None] + self._steps[None, PATTERN_WORD:]
+            same[part] = (self._held[part, PATTERN_WORD:] == expected).all(axis=1)
+        return np.asarray(sealed & same & (self._held[:, PAGE_WORD] == self._numbers))
+
+    def finding(self, at: int) -> PageFinding:
+        """What is wrong with the page at that index."""
+        held, number, must = self._held[at], int(self._numbers[at]), int(self._passes[at])
+        expected = self._starts[at] + self._steps
+        expected[PASS_WORD], expected[PAGE_WORD] = must, number
+        expected[CHECK_WORD] = self._checks(self._passes)[at]
+        differs = np.flatnonzero(held.view(np.uint8) != expected.view(np.uint8))
+        byte = int(differs[0])
+        if not held.any():
+            return PageFinding(number, byte, f"pass {must}", "a page of zeroes")
+        if byte // 4 == PASS_WORD:
+            return PageFinding(number, byte, f"pass {must}", f"pass {int(held[PASS_WORD])}")
+        if byte // 4 == PAGE_WORD:
+            return PageFinding(number, byte, f"page {number}", f"page {int(held[PAGE_WORD])}")
+        got = held.view(np.uint8)[byte]
+        return PageFinding(number, byte, f"{expected.view(np.uint8)[byte]:#04x}", f"{got:#04x}")
+
+    def _checks(self, passes: Words) -> Words:
+        return self._starts ^ (passes * np.uint32(CHECK_FACTOR))
