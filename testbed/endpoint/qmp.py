@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,9 @@ from .base import QmpRefused
 
 # The library logs each lost connection as an error; who drives an endpoint has it as an exception.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+EVENT_AGE_S_MAX = 10.0
+"""Of an event whose time stamp is believed; the wall clock may be set meanwhile."""
 
 
 class QmpSilent(Exception):
@@ -114,11 +118,22 @@ class QmpSession:
 
     def _heard(self, message: Message) -> bool:
         data: Any = message.get("data", {})
+        at_s = self._happened_at_s(message.get("timestamp", {}))
         if message["event"] == "MIGRATION":
-            self._write(self.status_kind, **data)
+            self._log.write(self._side, self.status_kind, at_s, **data)
         else:
-            self._write("qmp-event", event=message["event"], data=data)
+            self._log.write(self._side, "qmp-event", at_s, event=message["event"], data=data)
         return False
+
+    def _happened_at_s(self, timestamp: Any) -> float:
+        """When QEMU says that an event happened, on the log's clock; never after now.
+
+        We may read it some milliseconds later, after a frame that it caused has been captured.
+        """
+        now_s = self._log.now_s()
+        stamped = timestamp.get("seconds", -1) + timestamp.get("microseconds", 0) / 1e6
+        age_s = time.time() - stamped
+        return now_s - age_s if 0 <= age_s <= EVENT_AGE_S_MAX else now_s
 
     def _write(self, kind: str, **facts: Any) -> None:
         self._log.write(self._side, kind, **facts)

@@ -86,18 +86,13 @@ class Connection:
             if self._dark.get(toward) is False:
                 await self._done.wait()  # nobody reads any more: the sender's buffers fill
             data = await source.read()
-        if source.gone:
-            return
-        how = "RST" if source.reset_seen else "FIN"
-        self._ended_by = self._ended_by or (sender.value, how)
-        if toward in self._dark:
-            await self._done.wait()  # the other side must not learn of it
-        elif source.reset_seen:
-            self._sides[toward].reset()
-            await self._carry_out(self._relay.ended(sender) if self._relay else [])
-        else:
-            ended = self._relay.ended(sender) if self._relay else [HalfClose(toward)]
-            await self._carry_out(ended)
+        if not source.gone:
+            self._ended_by = self._ended_by or (sender.value, "RST" if source.reset_seen else "FIN")
+            if toward in self._dark:
+                await self._done.wait()  # the other side must not learn of it
+            elif source.reset_seen:
+                self._sides[toward].reset()
+        await self._carry_out(self._relay.ended(sender) if self._relay else [HalfClose(toward)])
 
     async def _carry_out(self, commands: Iterable[Command]) -> None:
         self._busy += 1

@@ -80,30 +80,40 @@ class Attempt:
 
 
 def attempts(log: Log) -> list[Attempt]:
-    """The migration attempts of a run that came to an end, in order."""
-    ends = [event for event in log.find("attempt-ended")]
+    """The migration attempts of a run that came to an end, in order.
+
+    What a side said counts until its attempt has ended; what was found by looking at it comes
+    after that, and counts until the next attempt begins.
+    """
     found: list[Attempt] = []
-    began = 0
-    for end in ends:
-        events = [event for event in log if began <= event.number <= end.number]
-        found.append(_attempt(end.facts["attempt"], events))
-        began = end.number + 1
+    said: list[Event] = []
+    looked: list[Event] = []
+    end: Event | None = None
+    for event in log:
+        if event.kind == "attempt-began" and end is not None:
+            found.append(_attempt(end.facts["attempt"], said, looked))
+            said, looked, end = [], [], None
+        if event.kind == "attempt-ended":
+            end = event
+        (said if end is None else looked).append(event)
+    if end is not None:
+        found.append(_attempt(end.facts["attempt"], said, looked))
     return found
 
 
-def _attempt(number: int, events: list[Event]) -> Attempt:
-    source, destination = (_side(side, events) for side in SIDES)
+def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
+    source, destination = (_side(side, said) for side in SIDES)
     return Attempt(
         number,
         source,
         destination,
         tuple(
             event.facts["what"]
-            for event in events
+            for event in said
             if event.kind == "wait-expired" and not event.facts.get("provided_for")
         ),
-        _all_of(events, "memory-checked", "intact"),
-        _all_of(events, "device-state-checked", "equal"),
+        _all_of(looked, "memory-checked", "intact"),
+        _all_of(looked, "device-state-checked", "equal"),
     )
 
 
