@@ -7,7 +7,6 @@ begins.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +21,8 @@ RARP_FRAME_BYTES = 60
 """QEMU pads its announcement to the Ethernet minimum without the checksum (`net/announce.c`)."""
 REQUEST_REVERSE = 3
 FRAMES_PER_WAKE = 64
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+"""`linux/if_packet.h`, since 4.20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ async def capture(
             with namespace.entered():
                 listener = scapy.L2ListenSocket(iface=port)
             listener.ins.setblocking(False)
+            listener.ins.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             stack.callback(listener.close)
 
             def readable(listener: Any = listener, port: str = port) -> None:
@@ -104,9 +106,8 @@ async def capture(
                     packet = _receive(listener)
                     if packet is None:
                         return
-                    if packet.direction != socket.PACKET_OUTGOING:
-                        writer.write(packet)
-                        on_frame(_frame(scapy, packet, port))
+                    writer.write(packet)
+                    on_frame(_frame(scapy, packet, port))
 
             loop.add_reader(listener.ins.fileno(), readable)
             stack.callback(loop.remove_reader, listener.ins.fileno())

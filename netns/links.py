@@ -59,7 +59,7 @@ def tap(namespace: Namespace, name: str, *, vnet_header: bool = False) -> Iterat
 
 async def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
     """Join two namespaces by a pair of veth devices, both up."""
-    await (await a.netlink()).link(
+    await a.netlink.link(
         "add", ifname=a_name, kind="veth", peer={"ifname": b_name, "net_ns_fd": b.fd}
     )
     await up(a, a_name)
@@ -68,7 +68,7 @@ async def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
 
 async def bridge(namespace: Namespace, name: str, *ports: str) -> None:
     """Make a learning bridge of the ports, all up; no spanning tree, no snooping, no IGMP."""
-    netlink = await namespace.netlink()
+    netlink = namespace.netlink
     await netlink.link(
         "add",
         ifname=name,
@@ -87,19 +87,19 @@ async def bridge(namespace: Namespace, name: str, *ports: str) -> None:
 async def address(namespace: Namespace, name: str, cidr: str) -> None:
     """Give a device an IPv4 address, as in `10.77.0.1/30`."""
     host, _, prefix = cidr.partition("/")
-    await (await namespace.netlink()).addr(
+    await namespace.netlink.addr(
         "add", index=await index_of(namespace, name), address=host, prefixlen=int(prefix)
     )
 
 
 async def route(namespace: Namespace, destination: str, gateway: str) -> None:
     """Add an IPv4 route, as in `10.77.1.0/30` by way of `10.77.0.2`."""
-    await (await namespace.netlink()).route("add", dst=destination, gateway=gateway)
+    await namespace.netlink.route("add", dst=destination, gateway=gateway)
 
 
 async def up(namespace: Namespace, name: str) -> None:
     """Set a device up."""
-    await (await namespace.netlink()).link("set", index=await index_of(namespace, name), state="up")
+    await namespace.netlink.link("set", index=await index_of(namespace, name), state="up")
 
 
 async def index_of(namespace: Namespace, name: str) -> int:
@@ -108,7 +108,7 @@ async def index_of(namespace: Namespace, name: str) -> int:
     Raises:
         LookupError: the namespace has no such device.
     """
-    found: list[Any] = await (await namespace.netlink()).link_lookup(ifname=name)
+    found: list[Any] = await namespace.netlink.link_lookup(ifname=name)
     if not found:
         raise LookupError(f"{namespace!r} has no device {name!r}")
     return int(found[0])
@@ -116,7 +116,7 @@ async def index_of(namespace: Namespace, name: str) -> int:
 
 async def mac_of(namespace: Namespace, name: str) -> str:
     """The MAC address of a device."""
-    async for link in await (await namespace.netlink()).get_links(await index_of(namespace, name)):
+    async for link in await namespace.netlink.get_links(await index_of(namespace, name)):
         return str(link.get("address"))
     raise LookupError(f"{namespace!r} has no device {name!r}")
 

@@ -6,7 +6,6 @@ Sockets opened inside stay inside, so a program in one process can have sockets 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -15,54 +14,16 @@ from pathlib import Path
 
 from pyroute2 import AsyncIPRoute
 
-CLONE_NEWNET = 0x40000000
-MS_BIND = 0x1000
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-
-
-def setns(fd: int, kind: int = CLONE_NEWNET) -> None:
-    """Move the calling thread into the namespace of `fd` (setns(2)).
-
-    Raises:
-        OSError: the kernel refused.
-    """
-    _check(_LIBC.setns(fd, kind), "setns")
-
-
-def unshare(flags: int) -> None:
-    """Put the calling process into new namespaces (unshare(2)).
-
-    Raises:
-        OSError: the kernel refused; EPERM where user namespaces are not allowed.
-    """
-    _check(_LIBC.unshare(flags), "unshare")
-
-
-def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2).
-
-    Raises:
-        OSError: the kernel refused.
-    """
-    encoded = [text.encode() or None for text in (source, target, kind)]
-    _check(
-        _LIBC.mount(*encoded, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}"
-    )
+from .kernel import CLONE_NEWNET, MS_BIND, mount, setns, unshare
 
 
 class Namespace:
     """A network namespace; made by `Namespace.create`, gone when that block ends."""
 
-    def __init__(self, label: str, fd: int) -> None:
+    def __init__(self, label: str, fd: int, netlink: AsyncIPRoute) -> None:
         self.label = label
         self.fd = fd
-        self._netlink: AsyncIPRoute | None = None
+        self.netlink = netlink  # a rtnetlink socket that lives in the namespace
 
     def __repr__(self) -> str:
         return f"Namespace({self.label!r})"
@@ -70,27 +31,32 @@ class Namespace:
     @classmethod
     @asynccontextmanager
     async def create(cls, label: str) -> AsyncIterator[Namespace]:
-        """Make a namespace with `lo` up; `label` is for messages only.
+        """Make a namespace with `lo` up and without IPv6; `label` is for messages and `pin`.
+
+        A process that was started inside keeps it alive beyond the block, with its links.
 
         Raises:
             OSError: the kernel refused (EPERM without CAP_SYS_ADMIN).
         """
         with _own_namespace_kept():
             unshare(CLONE_NEWNET)
-            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             _without_ipv6()
-        namespace = cls(label, fd)
+            netlink = AsyncIPRoute()
+            # Reading the property is what opens the socket, here; `setup_endpoint` awaits, and
+            # may not run where the thread's namespace is another.
+            _ = netlink.socket
+            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await (await namespace.netlink()).link("set", index=1, state="up")
-            yield namespace
+            await netlink.setup_endpoint()
+            await netlink.link("set", index=1, state="up")
+            yield cls(label, fd, netlink)
         finally:
-            if namespace._netlink is not None:
-                namespace._netlink.close()
+            netlink.close()
             os.close(fd)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Run a block inside the namespace.
+        """Run a block inside the namespace; a process started in it is born there.
 
         The block must not await: a switch of coroutines would carry the namespace to code that
         knows nothing of it.
@@ -99,20 +65,14 @@ class Namespace:
             setns(self.fd)
             yield
 
+    def enter_in_child(self) -> None:
+        """Enter for good: a `preexec_fn` for children that asyncio starts."""
+        setns(self.fd)
+
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Open a socket that lives in this namespace."""
         with self.entered():
             return socket.socket(family, kind, protocol)
-
-    async def netlink(self) -> AsyncIPRoute:
-        """The namespace's rtnetlink socket, opened at the first call."""
-        if self._netlink is None:
-            with self.entered():
-                route = AsyncIPRoute()
-                # Binding is what takes the namespace; it does not wait for anything.
-                await route.setup_endpoint()
-            self._netlink = route
-        return self._netlink
 
     def pin(self, path: Path) -> None:
         """Bind-mount the namespace at `path`, so that `nsenter --net=PATH` reaches it.
@@ -138,5 +98,7 @@ def _own_namespace_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        setns(own)
-        os.close(own)
+        try:
+            setns(own)
+        finally:
+            os.close(own)
