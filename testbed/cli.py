@@ -77,7 +77,8 @@ def run_command(
     from testbed.report.console import Console
     from testbed.report.jsonfile import write_json
     from testbed.report.junit import write_junit
-    from testbed.scenario.session import Options, Settings, run
+    from testbed.scenario.run import Settings
+    from testbed.scenario.session import Options, run
 
     scenarios = _loaded(files)
     settings = Settings(

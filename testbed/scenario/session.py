@@ -45,13 +45,17 @@ class Options:
 Listener = Callable[[Event], None]
 
 
+def _ignore(_: object) -> None:
+    """For who does not listen."""
+
+
 def run(
     scenario: Scenario,
     options: Options,
     *,
-    on_event: Listener = lambda event: None,
+    on_event: Listener = _ignore,
     on_tick: Callable[[], None] = lambda: None,
-    on_kept: Callable[[str], None] = lambda command: None,
+    on_kept: Callable[[str], None] = _ignore,
 ) -> Result:
     """Play a scenario in a sandbox of its own, and judge it.
 
@@ -73,6 +77,7 @@ def run(
             log.add(event)
             if file is not None:
                 file.write(event.to_json() + "\n")
+                file.flush()
             on_event(event)
 
         try:
@@ -89,7 +94,7 @@ def run(
                     if log.first("run-ended") is None:
                         take(_ended_early(log, status, sandbox.failure))
         except SandboxRefused as error:
-            take(_event(log, "run-lacks", what=_refused(error), command="", stderr=""))
+            take(_event(log, "run-lacks", what=_refused(error)))
     if options.folder is not None:
         _write_files(options.folder, scenario, log)
     return _result(scenario, options, log, time.monotonic() - began)
@@ -100,20 +105,19 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
     log = Log()
     log.listen(lambda event: inside.write(event.to_json().encode() + b"\n"))
     folder = options.folder or FOLDER
-    facts = {"scenario": scenario.name, "seed": _seed(scenario, options)}
-    log.write("run", "run-began", **facts, kernel=platform.release())
+    log.write(
+        "run",
+        "run-began",
+        scenario=scenario.name,
+        seed=_seed(scenario, options),
+        kernel=platform.release(),
+    )
     try:
         asyncio.run(_play(inside, scenario, options, folder, log))
     except (EndpointError, Lacks) as error:
-        log.write(
-            "run",
-            "run-lacks",
-            what=str(error),
-            command=getattr(error, "command", ""),
-            stderr=getattr(error, "stderr", ""),
-        )
+        log.write("run", "run-lacks", what=str(error))
     except OSError as error:
-        log.write("run", "run-lacks", what=_refused(error), command="", stderr="")
+        log.write("run", "run-lacks", what=_refused(error))
     except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
         log.write("run", "run-broke", traceback=traceback.format_exc())
     log.write("run", "run-ended")
@@ -218,17 +222,8 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         _seed(scenario, options),
         _repeat_command(scenario, options),
         reason,
-        _lacking(lacks) if lacks is not None else None,
+        None if lacks is None else lacks.facts["what"],
     )
-
-
-def _lacking(event: Event) -> str:
-    parts = [event.facts["what"]]
-    if event.facts["command"]:
-        parts.append(f"command: {event.facts['command']}")
-    if event.facts["stderr"]:
-        parts.append(f"stderr: {event.facts['stderr']}")
-    return "\n".join(parts)
 
 
 def _repeat_command(scenario: Scenario, options: Options) -> str:

@@ -1,0 +1,131 @@
+"""The library of scenarios on real QEMU: each one, by the command that people use."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = sorted((ROOT / "scenarios").rglob("*.yaml"))
+
+pytestmark = pytest.mark.live
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "testbed", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_the_scenario_passes_on_the_qemu_that_is_installed(path: Path) -> None:
+    done = command("run", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_a_run_leaves_its_files_where_it_is_told_to(tmp_path: Path) -> None:
+    done = command(
+        "run",
+        "scenarios/rarp_ok.yaml",
+        *("--out", str(tmp_path / "runs")),
+        *("--junit", str(tmp_path / "junit.xml")),
+        *("--json", str(tmp_path / "results.json")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "rarp_ok"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "log.jsonl",
+        "guest-network.pcap",
+        "scenario.json",
+        "scenario.yaml",
+        "source.stderr",
+        "destination.stderr",
+    }
+    announcements = [
+        event
+        for event in map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        if event["kind"] == "frame" and event["facts"]["port"] == "destination"
+    ]
+    assert len(announcements) == 5
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [result["outcome"] for result in results] == ["passed"]
+    assert 'failures="0"' in (tmp_path / "junit.xml").read_text()
+
+
+FAULT_THAT_NEVER_STRIKES = """
+name: never
+description: A fault for a device that is not there.
+mode: precopy
+capabilities: {return-path: true}
+faults:
+  - at: {section: "*/no-such-device", kind: full}
+    do: delete
+expect:
+  verdict: completed
+"""
+
+
+def test_a_fault_that_never_struck_fails_its_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "never.yaml"
+    path.write_text(FAULT_THAT_NEVER_STRIKES)
+    done = command("run", str(path))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "fault 1 (fault_1) never fired: no section */no-such-device of kind full passed" in (
+        done.stdout
+    )
+    assert "the stream had START ram" in done.stdout
+
+
+def test_a_qemu_that_is_not_there_is_one_clear_sentence_and_status_3() -> None:
+    done = command("run", "scenarios/precopy_ok.yaml", "--source-qemu", "/nowhere/qemu")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "/nowhere/qemu is not there" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_ctrl_c_ends_a_run_with_status_130_and_leaves_no_process(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "testbed", "run", "scenarios/link_blackhole.yaml"),
+            *("--out", str(tmp_path)),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    pids = wait_for_qemus(tmp_path / "link_blackhole" / "log.jsonl")
+    guard = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=10)
+    assert running.returncode == 130, output
+    assert "interrupted" in output
+    assert len(pids) == 2
+    assert not [pid for pid in guard if Path(f"/proc/{pid}").exists()]
+
+
+def wait_for_qemus(path: Path) -> list[int]:
+    """Wait until the log tells of both endpoints; their PIDs as the run counts."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        lines = path.read_text().splitlines() if path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        started = [event for event in events if event["kind"] == "process-started"]
+        if len(started) == 2:
+            return [event["facts"]["pid"] for event in started]
+        time.sleep(0.01)
+    raise AssertionError("no two QEMUs within 20 s")
