@@ -19,6 +19,13 @@ from testbed.endpoint.kvm import choose_accelerator
 SYS_USERFAULTFD = 323
 """x86-64's number; QEMU needs the call for postcopy at the destination."""
 READ_BYTES = 65_536
+NO_NAMESPACES = (
+    "run as root; or sysctl -w user.max_user_namespaces=10000, on Debian also "
+    "kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0"
+)
+NO_USERFAULTFD = (
+    "without it postcopy scenarios end with status 3; sysctl -w vm.unprivileged_userfaultfd=1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ def _sandbox() -> list[Finding]:
             faults is None,
             False,
             faults or "postcopy destinations work",
-            "without it postcopy scenarios end with status 3: sysctl -w vm.unprivileged_userfaultfd=1",
+            NO_USERFAULTFD,
         ),
     ]
 

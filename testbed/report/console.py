@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 
+from testbed.lab.doctor import Finding
 from testbed.log import Event
 from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
@@ -21,16 +21,6 @@ from .words import failure_lines, outcome
 
 STYLES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
 ERASE = "\r\x1b[2K"
-
-
-class Finding(Protocol):
-    """Something about this machine, for `testbed doctor`."""
-
-    name: str
-    ok: bool
-    needed: bool
-    detail: str
-    remedy: str
 
 
 class _Live:

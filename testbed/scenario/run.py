@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netns.inside import FOLDER
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec
 from testbed.lab.announce import AnnounceFaults
@@ -40,8 +41,8 @@ class Lacks(Exception):
     """The environment lacks what a scenario needs; the sentence says what, and how to get it."""
 
 
-def lab_plan(scenario: Scenario, settings: Settings, folder: Path) -> LabPlan:
-    """What the lab of a scenario is built from."""
+def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: str) -> LabPlan:
+    """What the lab of a scenario is built from; `accelerator` is both sides', `kvm` or `tcg`."""
     model = scenario.model
     guest = model.guest
     announce = model.network.announce
@@ -53,7 +54,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path) -> LabPlan:
                 machine=own.machine or guest.machine,
                 memory_bytes=guest.memory,
                 cpus=guest.cpus,
-                accelerator=settings.accelerator,
+                accelerator=accelerator,
                 devices=tuple(guest.devices if own.devices is None else own.devices),
                 arguments=tuple(guest.arguments if own.arguments is None else own.arguments),
                 mac=guest.mac,
@@ -108,7 +109,11 @@ async def play(
         EndpointError: an endpoint could not be started.
         OSError: the environment refused a namespace, link or socket.
     """
-    async with Lab.build(lab_plan(scenario, settings, folder), log) as lab:
+    accelerator = settings.accelerator
+    if accelerator == "auto":
+        # Once for both: device state of KVM and of TCG are not the same.
+        accelerator = await choose_accelerator(settings.source_qemu, settings.destination_qemu)
+    async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log) as lab:
         _check_versions(scenario, lab)
         await Play(scenario, lab, log).run()
         if hold is not None:
