@@ -107,7 +107,7 @@ def run_command(
                     on_tick=console.tick,
                     on_kept=console.kept,
                 )
-                console.ended(result)
+                console.ended(result, told=len(scenarios) * repeat == 1)
                 results.append(result)
     except KeyboardInterrupt:
         console.interrupted()

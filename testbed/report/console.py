@@ -17,7 +17,8 @@ from testbed.log import Event
 from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
 
-from .words import failure_lines, outcome
+from .story import story
+from .words import failure_lines, outcome, printable
 
 STYLES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
 ERASE = "\r\x1b[2K"
@@ -101,16 +102,22 @@ class Console:
         )
         self._rich.print(f"end it:   kill {pid}")
 
-    def ended(self, result: Result) -> None:
-        """A scenario has ended: its line, and what there is to say if it did not pass."""
+    def ended(self, result: Result, *, told: bool = False) -> None:
+        """A scenario has ended: its line, and what there is to say if it did not pass.
+
+        Args:
+            result: what it came to.
+            told: tell what happened even if it passed.
+        """
         self._erase()
         self._live = None
+        if told and result.lacks is None:
+            for line in story(result.log):
+                self._rich.print(escape(printable(line)))
         word = outcome(result)
         style = STYLES[word]
-        expected = "" if result.passed else f"  {result.verdict}"
         self._rich.print(
-            f"[{style}]{word:<8}[/] {result.name:<32} {result.duration_s:5.1f} s  "
-            f"{result.verdict if result.passed else expected.strip()}"
+            f"[{style}]{word:<8}[/] {result.name:<32} {result.duration_s:5.1f} s  {result.verdict}"
         )
         if result.passed is not True:
             for line in failure_lines(result):

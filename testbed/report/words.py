@@ -23,12 +23,13 @@ def outcome(result: Result) -> str:
 
 def event_line(event: Event) -> str:
     """An event on one line: when, who, what, and its facts."""
-    facts = " ".join(f"{name}={_plain(value)}" for name, value in event.facts.items())
+    facts = " ".join(f"{name}={printable(value)}" for name, value in event.facts.items())
     line = f"{event.at_s:8.3f}  {event.actor:<11} {event.kind} {facts}"
     return line if len(line) <= LINE_MAX else f"{line[: LINE_MAX - 3]}..."
 
 
-def _plain(value: object) -> str:
+def printable(value: object) -> str:
+    """A value as text that a terminal can show: stderr and serial lines hold anything."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
@@ -61,5 +62,5 @@ def failure_lines(result: Result) -> Iterator[str]:
     for side in ("source", "destination"):
         lines = [event.facts["line"] for event in result.log.find("stderr", side)]
         for line in lines[-3:]:
-            yield f"{side} stderr: {_plain(line)}"
+            yield f"{side} stderr: {printable(line)}"
     yield f"repeat: {result.repeat_command}"

@@ -1,0 +1,80 @@
+"""A run told in a few lines: what a person who watched it would remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from testbed.log import Event, Log
+
+LINES_MAX = 40
+
+
+def story(log: Log) -> Iterator[str]:
+    """The lines, each with its time in seconds; at most `LINES_MAX`."""
+    announcements = 0
+    told = 0
+    for event in sorted(log, key=lambda event: event.at_s):
+        if event.kind == "frame":
+            if event.facts["port"] != "destination":
+                continue
+            announcements += "rarp" in event.facts
+            if announcements != 1:
+                continue
+        text = _told(event)
+        if text is None:
+            continue
+        told += 1
+        if told > LINES_MAX:
+            yield "         ..."
+            return
+        yield f"{event.at_s:7.3f}  {event.actor:<11}  {text}"
+    if announcements:
+        yield f"{'':7}  {'switch':<11}  {announcements} announcements of the guest's MAC in all"
+
+
+def _told(event: Event) -> str | None:
+    tell = TELLERS.get(event.kind)
+    return tell(event.facts) if tell is not None else None
+
+
+def _guest(facts: Any) -> str | None:
+    return {"STOP": "the guest stops", "RESUME": "the guest runs"}.get(facts["event"])
+
+
+def _process(facts: Any) -> str | None:
+    if facts["asked"]:
+        return None
+    return f"its process ends: {facts.get('signal') or facts['status']}"
+
+
+def _frame(facts: Any) -> str | None:
+    return f"RARP for {facts['source']} comes in from the destination" if "rarp" in facts else None
+
+
+def _memory(facts: Any) -> str:
+    return f"guest memory: {facts['pages']} pages, {'intact' if facts['intact'] else 'NOT intact'}"
+
+
+def _devices(facts: Any) -> str:
+    count = len(facts["differences"])
+    return f"device state: {f'{count} differences' if count else 'as the source sent it'}"
+
+
+TELLERS: dict[str, Callable[[Any], str | None]] = {
+    "migration-status": lambda facts: facts["status"],
+    "wait-expired": lambda facts: f"waited in vain for {facts['what']}",
+    "qmp-event": _guest,
+    "connection-opened": lambda facts: f"connection {facts['connection']}",
+    "fault-struck": lambda facts: (
+        f"{facts['fault']} strikes: {facts['action']} at the {facts['element']}"
+    ),
+    "stderr": lambda facts: f"says: {facts['text']}",
+    "process-ended": _process,
+    "announce-hit": lambda facts: f"announcement {facts['nth']}: {facts['action']}",
+    "frame": _frame,
+    "forwarding": lambda facts: f"has the guest's MAC at the {facts['guest'] or 'port of nobody'}",
+    "memory-checked": _memory,
+    "device-state-checked": _devices,
+    "outage": lambda facts: f"frames for the guest went astray for {facts['total_s']:g} s",
+}
