@@ -154,6 +154,7 @@ def _init(
     init_fd = os.pidfd_open(os.getpid())
     worker = os.fork()
     if worker == 0:
+        os.close(guard_fd)
         _work(work, side, control, (pid, init_fd))
     os.close(side.fd)
     _reap_until_the_end(worker, control, guard_fd)
@@ -161,7 +162,8 @@ def _init(
 
 def _private_mounts() -> None:
     """Give the run its own /proc, /sys and /dev/shm; only the last is needed."""
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    for point in _mount_points():
+        mount("none", point, "", MS_REC | MS_PRIVATE)
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")  # noqa: S108
     FOLDER.mkdir()
     for kind in ("proc", "sysfs"):
@@ -171,6 +173,13 @@ def _private_mounts() -> None:
         except OSError:
             # A container that masks parts of them forbids it; they only serve people who look in.
             continue
+
+
+def _mount_points() -> list[str]:
+    """The outermost mounts: `/`, or in a chroot, where that is none, those that are seen below."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return ["/"] if "/" in points else points
 
 
 def _reap_until_the_end(worker: int, control: socket.socket, guard_fd: int) -> NoReturn:

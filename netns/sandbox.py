@@ -130,7 +130,8 @@ class Sandbox:
     def detach(self) -> int:
         """Let the run live on without the command; return the PID of its init.
 
-        It ends when somebody ends that process (`kill PID`).
+        It ends when somebody ends that process (`kill PID`). It lets go of the command's standard
+        output and error; what the work started must have its own.
 
         Raises:
             ProcessLookupError: the run has ended already.
