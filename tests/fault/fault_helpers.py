@@ -1,0 +1,48 @@
+"""Playing streams through the fault engine: what went in, what came out."""
+
+from collections.abc import Iterable
+
+from testbed.fault.command import Command, Observed, Send
+from testbed.fault.engine import FaultEngine, Relay
+from testbed.fault.plan import Side
+
+SOURCE, DESTINATION, BOTH = Side.SOURCE, Side.DESTINATION, Side.BOTH
+
+
+def acts(commands: Iterable[Command]) -> list[Command]:
+    """The commands that touch the connection, neighbouring sends of one direction as one."""
+    done: list[Command] = []
+    for command in commands:
+        last = done[-1] if done else None
+        if isinstance(command, Observed):
+            continue
+        if isinstance(command, Send) and isinstance(last, Send) and last.toward is command.toward:
+            done[-1] = Send(last.toward, last.data + command.data)
+        else:
+            done.append(command)
+    return done
+
+
+def struck(commands: Iterable[Command]) -> list[str]:
+    """Where faults struck, as the log will have it."""
+    return [
+        str(command.facts["element"])
+        for command in commands
+        if isinstance(command, Observed) and command.kind == "fault-struck"
+    ]
+
+
+def run(relay: Relay, chunks: Iterable[bytes], sender: Side = SOURCE) -> list[Command]:
+    """Feed chunks and the end from one side."""
+    commands = [command for chunk in chunks for command in relay.received(sender, chunk)]
+    return commands + relay.ended(sender)
+
+
+def passed(commands: Iterable[Command], toward: Side = DESTINATION) -> bytes:
+    """The bytes that went on toward that side."""
+    return b"".join(c.data for c in commands if isinstance(c, Send) and c.toward is toward)
+
+
+def through(engine: FaultEngine, chunks: Iterable[bytes]) -> bytes:
+    """The bytes that come out of a new forward connection."""
+    return passed(run(engine.connection(), chunks))
