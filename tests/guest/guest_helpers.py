@@ -12,8 +12,11 @@ from qemu.qmp import QMPClient
 from testbed.guest import GuestSpec, boot_image, stamps_said
 
 WITHIN_S = 10.0
-VIRTIO_DISK = "virtio-blk-pci,drive=boot,bootindex=0"
-IDE_DISK = "ide-hd,drive=boot,bus=ide.0,bootindex=0"
+DISKS = {
+    "virtio": ("read-only=on", "virtio-blk-pci,drive=boot,bootindex=0"),
+    "ide": ("read-only=off", "ide-hd,drive=boot,bus=ide.0,bootindex=0"),
+}
+"""How a disk is given: an IDE one must be writable, though nobody writes."""
 
 
 class Machine:
@@ -47,16 +50,20 @@ class Machine:
                 if event["event"] == wanted and data.items() <= event.get("data", {}).items():
                     return
 
-    async def memory(self, spec: GuestSpec, folder: Path) -> bytearray:
-        """Stop the guest and read its memory."""
+    async def read(self, at: int, size_bytes: int, folder: Path) -> bytes:
+        """Read physical memory as it is, with the guest running or not."""
         file = folder / "memory"
-        await self.qmp.execute("stop")
-        arguments = {"val": 0, "size": spec.memory_bytes, "filename": str(file)}
+        arguments = {"val": at, "size": size_bytes, "filename": str(file)}
         await self.qmp.execute("pmemsave", arguments)
         try:
-            return bytearray(file.read_bytes())
+            return file.read_bytes()
         finally:
             file.unlink()
+
+    async def memory(self, spec: GuestSpec, folder: Path) -> bytes:
+        """Stop the guest and read its memory."""
+        await self.qmp.execute("stop")
+        return await self.read(0, spec.memory_bytes, folder)
 
 
 @asynccontextmanager
@@ -66,23 +73,28 @@ async def machine(
     command: tuple[str, ...] = ("qemu-system-x86_64",),
     board: str = "pc",
     accelerator: str = "tcg",
-    disk: str = VIRTIO_DISK,
+    disk: str = "virtio",
+    unread: socket.socket | None = None,
 ) -> AsyncIterator[Machine]:
-    """Start the guest in a QEMU, from a disk that lives in memory and is read only."""
+    """Start the guest in a QEMU, from a disk that lives in memory.
+
+    `unread` takes the place of the serial line that `Machine` reads.
+    """
     ours_qmp, qmp = socket.socketpair()
     ours_serial, serial = socket.socketpair()
     disk_fd = os.memfd_create("boot")
     os.pwrite(disk_fd, boot_image(spec), 0)
     boot = os.open(f"/proc/self/fd/{disk_fd}", os.O_RDONLY)
-    passed = (qmp.fileno(), serial.fileno(), boot)
+    passed = (qmp.fileno(), (unread or serial).fileno(), boot, disk_fd)
+    access, device = DISKS[disk]
     process = await asyncio.create_subprocess_exec(
         *command,
         *("-nodefaults", "-no-user-config", "-display", "none", "-accel", accelerator),
         *("-M", board, "-m", f"size={spec.memory_bytes}B"),
         *("-chardev", f"socket,id=qmp,fd={passed[0]}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=serial,fd={passed[1]}", "-serial", "chardev:serial"),
-        *("-add-fd", f"set=1,fd={boot}", "-device", disk, "-drive"),
-        "if=none,id=boot,format=raw,read-only=on,file=/dev/fdset/1",
+        *("-add-fd", f"set=1,fd={boot}", "-add-fd", f"set=1,fd={disk_fd}", "-device", device),
+        *("-drive", f"if=none,id=boot,format=raw,{access},file=/dev/fdset/1"),
         *arguments,
         pass_fds=passed,
     )
