@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +124,7 @@ class _Pages:
     All arithmetic is modulo 2^32, as the guest's.
     """
 
-    def __init__(self, held: Any, seed: int, index: int, pass_number: int) -> None:
+    def __init__(self, held: Words, seed: int, index: int, pass_number: int) -> None:
         count = len(held)
         self._held, self._index, self._pass = held, index, pass_number
         self._numbers = np.arange(FIRST_PAGE, FIRST_PAGE + count, dtype=np.uint32)
