@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ from typing import Any
 from .namespace import Namespace
 
 ETHERTYPE_RARP = 0x8035
+DLT_EN10MB = 1
+RARP_BODY = slice(14, 42)
 RARP_FRAME_BYTES = 60
 """QEMU pads its announcement to the Ethernet minimum without the checksum (`net/announce.c`)."""
 REQUEST_REVERSE = 3
+"""ARP's opcode of a RARP request (RFC 903)."""
 FRAMES_PER_WAKE = 64
+FRAMES_MAX = 200_000
+"""Kept in the file, about 20 MB of small ones; those that follow are only counted."""
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
 """`linux/if_packet.h`, since 4.20."""
 
@@ -60,7 +65,7 @@ def rarp_problems(frame: Frame) -> list[str]:
         "ethertype": frame.ethertype,
         "length": len(frame.raw),
         "destination": frame.destination,
-        "padding": frame.raw[42:].hex(),
+        "padding": frame.raw[RARP_BODY.stop :].hex(),
         **frame.rarp,
     }
     return [
@@ -70,76 +75,89 @@ def rarp_problems(frame: Frame) -> list[str]:
     ]
 
 
+class Capture:
+    """A capture under way; made by `capture`: `frames` came in, `dropped` of them were not kept."""
+
+    def __init__(self, writer: Any, on_frame: Callable[[Frame], None]) -> None:
+        self._writer = writer
+        self._on_frame = on_frame
+        self.frames = 0
+        self.dropped = 0
+
+    def readable(self, listener: Any, port: str) -> None:
+        """Take the frames that wait on a port."""
+        for _ in range(FRAMES_PER_WAKE):
+            try:
+                _, raw, stamp_s = listener.recv_raw()
+            except BlockingIOError:
+                return
+            self._take(port, raw, stamp_s)
+
+    def _take(self, port: str, raw: bytes, stamp_s: float) -> None:
+        self.frames += 1
+        if self.frames > FRAMES_MAX:
+            self.dropped += 1
+            return
+        seconds, rest = divmod(stamp_s, 1)
+        self._writer.write_packet(raw, sec=int(seconds), usec=int(rest * 1e9))
+        # The kernel stamps by the wall clock; only the frame's age is taken from that.
+        at = time.monotonic() - (time.time() - stamp_s)
+        self._on_frame(decode(port, at, raw))
+
+
 @asynccontextmanager
 async def capture(
     namespace: Namespace,
     ports: tuple[str, ...],
     on_frame: Callable[[Frame], None],
     path: Path,
-) -> AsyncIterator[None]:
-    """Capture what comes in on the ports until the block ends.
+) -> AsyncIterator[Capture]:
+    """Capture what comes in on the ports until the block ends; each frame once, where it came in.
 
     Args:
         namespace: where the ports are.
         ports: devices of it.
         on_frame: called with each frame, in the order of a port.
-        path: the pcap file, written as frames come.
+        path: the pcap file, with nanoseconds, written as frames come.
 
     Raises:
         OSError: a port is not there, or packet sockets are not allowed.
     """
     # Off the loop: the import takes a third of a second, in which others can start.
-    scapy = await asyncio.to_thread(_scapy)
-    async with AsyncExitStack() as stack:
-        writer = scapy.PcapWriter(str(path), sync=True)
+    listen_socket, pcap_writer = await asyncio.to_thread(_scapy)
+    with ExitStack() as stack:
+        writer = pcap_writer(str(path), linktype=DLT_EN10MB, sync=True, nano=True)
         stack.callback(writer.close)
+        writer.write_header(None)
+        running = Capture(writer, on_frame)
         loop = asyncio.get_running_loop()
         for port in ports:
             with namespace.entered():
-                listener = scapy.L2ListenSocket(iface=port)
-            listener.ins.setblocking(False)
-            listener.ins.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+                listener = listen_socket(iface=port)
             stack.callback(listener.close)
-
-            def readable(listener: Any = listener, port: str = port) -> None:
-                for _ in range(FRAMES_PER_WAKE):
-                    packet = _receive(listener)
-                    if packet is None:
-                        return
-                    writer.write(packet)
-                    on_frame(_frame(scapy, packet, port))
-
-            loop.add_reader(listener.ins.fileno(), readable)
-            stack.callback(loop.remove_reader, listener.ins.fileno())
-        yield
+            listener.ins.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            listener.ins.setblocking(False)
+            loop.add_reader(listener.ins, running.readable, listener, port)
+            stack.callback(loop.remove_reader, listener.ins)
+        yield running
 
 
-def _scapy() -> Any:
-    """scapy's names that this module uses, in one place."""
-    from types import SimpleNamespace
-
+def _scapy() -> tuple[Any, Any]:
     from scapy.arch.linux import L2ListenSocket
-    from scapy.layers.l2 import ARP, Ether
-    from scapy.utils import PcapWriter
+    from scapy.layers.l2 import ARP  # noqa: F401 - `decode` needs it, and would wait for it
+    from scapy.utils import RawPcapWriter
 
-    return SimpleNamespace(
-        L2ListenSocket=L2ListenSocket, ARP=ARP, Ether=Ether, PcapWriter=PcapWriter
-    )
+    return L2ListenSocket, RawPcapWriter
 
 
-def _receive(listener: Any) -> Any:
-    try:
-        return listener.recv()
-    except BlockingIOError:
-        return None
-
-
-def _frame(scapy: Any, packet: Any, port: str) -> Frame:
-    raw = bytes(packet.original or packet)
+def decode(port: str, at: float, raw: bytes) -> Frame:
+    """Read a frame's addresses and type, and what a RARP body says, as far as it is there."""
     ethertype = int.from_bytes(raw[12:14], "big")
     rarp: dict[str, Any] = {}
-    if ethertype == ETHERTYPE_RARP:
-        body = scapy.ARP(raw[14:42])
+    if ethertype == ETHERTYPE_RARP and len(raw) >= RARP_BODY.stop:
+        from scapy.layers.l2 import ARP
+
+        body = ARP(raw[RARP_BODY])
         rarp = {
             "hardware_type": body.hwtype,
             "protocol_type": body.ptype,
@@ -149,5 +167,4 @@ def _frame(scapy: Any, packet: Any, port: str) -> Frame:
             "target_mac": body.hwdst,
             "target_ip": body.pdst,
         }
-    at = time.monotonic() - (time.time() - float(packet.time))
     return Frame(port, at, raw[6:12].hex(":"), raw[:6].hex(":"), ethertype, raw, rarp)

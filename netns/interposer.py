@@ -7,18 +7,23 @@ in order. Nothing is parsed here.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 FRAME_BYTES_MAX = 65_536
 FRAMES_PER_WAKE = 64
 """Read in one go, so that a flood does not keep the loop from its other work."""
 HELD_FRAMES_MAX = 1024
-"""Delayed at one time; a further one is dropped, as a full queue does."""
+"""Delayed at one time; a further one is lost, as in a full queue."""
+
+LOST = "Lost"
 
 
 class Direction(StrEnum):
@@ -40,7 +45,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The frame goes on after `for_s` seconds; others pass it meanwhile."""
+    """The frame goes on after `for_s` seconds; others pass it meanwhile, equally delayed do not."""
 
     for_s: float
 
@@ -57,12 +62,18 @@ Rule = Callable[[Direction, bytes], Verdict]
 
 
 class Interposer:
-    """Copies frames between two TAP descriptors; made by `interposed`."""
+    """Copies frames between two TAP descriptors; made by `interposed`.
+
+    `counts` says by direction how many frames met which verdict, and how many were `Lost`: held
+    beyond the bound, or refused by the other TAP.
+    """
 
     def __init__(self, a_fd: int, b_fd: int, rule: Rule) -> None:
         self._fds = {Direction.A_TO_B: (a_fd, b_fd), Direction.B_TO_A: (b_fd, a_fd)}
         self._rule = rule
-        self._held: set[asyncio.TimerHandle] = set()
+        self._held: list[tuple[float, int, Direction, bytes]] = []  # a heap; by time, then order
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
         self.counts: Counter[tuple[Direction, str]] = Counter()
 
     def readable(self, direction: Direction) -> None:
@@ -84,18 +95,30 @@ class Interposer:
             case Duplicate(copies=copies):
                 for _ in range(1 + copies):
                     self._send(direction, frame)
-            case Delay(for_s=for_s) if len(self._held) < HELD_FRAMES_MAX:
+            case Delay(for_s=for_s):
                 self._hold(direction, frame, for_s)
-            case Drop() | Delay():
+            case Drop():
                 pass
+            case _:
+                assert_never(verdict)
 
     def _hold(self, direction: Direction, frame: bytes, for_s: float) -> None:
-        def release() -> None:
-            self._held.discard(handle)
-            self._send(direction, frame)
+        if len(self._held) >= HELD_FRAMES_MAX:
+            self.counts[direction, LOST] += 1
+            return
+        due = asyncio.get_running_loop().time() + for_s
+        heapq.heappush(self._held, (due, next(self._order), direction, frame))
+        self._release()
 
-        handle = asyncio.get_running_loop().call_later(for_s, release)
-        self._held.add(handle)
+    def _release(self) -> None:
+        """Send what is due, and come back for the next."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._held and self._held[0][0] <= loop.time():
+            _, _, direction, frame = heapq.heappop(self._held)
+            self._send(direction, frame)
+        self._timer = loop.call_at(self._held[0][0], self._release) if self._held else None
 
     def _send(self, direction: Direction, frame: bytes) -> None:
         _, target = self._fds[direction]
@@ -103,12 +126,12 @@ class Interposer:
             os.write(target, frame)
         except OSError:
             # A TAP that is down or full loses frames, as a cable does.
-            self.counts[direction, "Lost"] += 1
+            self.counts[direction, LOST] += 1
 
     def close(self) -> None:
         """Forget the frames that are still held."""
-        for handle in self._held:
-            handle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._held.clear()
 
 
