@@ -1,7 +1,7 @@
 """Where a fault strikes: one matcher for each kind of place; elements in, byte ranges out.
 
-A matcher sees every element of its direction in order and counts; it answers with the range of an
-element's bytes that its fault names, once.
+A matcher sees the elements of its direction in order and counts; it answers with the range of an
+element's bytes that its fault names, once. It outlives a connection: a recovery goes on counting.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from testbed.wire.element import (
 
 from .plan import (
     CommandPlace,
+    Delete,
     ElementPlace,
     Fault,
     MessagePlace,
@@ -44,6 +45,8 @@ ELEMENTS = {
     "eof": EndOfStream,
     "vmdesc": VmDescription,
 }
+FOOTER_BYTES = 5
+FIELDS_SHOWN_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +65,25 @@ class Range:
 
 @dataclass(slots=True)
 class Known:
-    """What a direction knows at an element, beside the element: shared by its matchers."""
+    """What a direction knows beside the element."""
 
-    postcopy: bool = False
+    postcopy: bool = False  # POSTCOPY_RUN has passed
+    page_bytes: int = 4096
     layout: Layout | None = None
 
 
 class Miss(Exception):
-    """The place is there, but the bytes that the fault names are not: the reason, in words."""
+    """The place is there, but what the fault names of it is not: the reason, in words."""
 
 
 class Matcher:
-    """Finds one fault's place; `find` is called with every element, in order."""
+    """Finds one fault's place; `find` is called with every element of its direction, in order."""
 
-    def __init__(self, fault: Fault, known: Known) -> None:
+    def __init__(self, fault: Fault) -> None:
         self.fault = fault
-        self._known = known
         self._count = 0
 
-    def find(self, element: Element) -> Range | None:
+    def find(self, element: Element, known: Known) -> Range | None:
         """The range in this element that the fault names, or None.
 
         Raises:
@@ -96,31 +99,32 @@ class Matcher:
 class _Section(Matcher):
     """A section, or a part of it; follows the matching one from its header to its footer."""
 
-    def __init__(self, fault: Fault, known: Known, place: SectionPlace) -> None:
-        super().__init__(fault, known)
+    def __init__(self, fault: Fault, place: SectionPlace) -> None:
+        super().__init__(fault)
         self._place = place
+        self._at_end = fault.point is Point.AFTER and not isinstance(fault.action, Delete)
         self._header: Element | None = None
 
-    def find(self, element: Element) -> Range | None:
+    def find(self, element: Element, known: Known) -> Range | None:
         if isinstance(element.value, SectionHeader):
             matched = self._matches(element.value) and self._nth(self._place.occurrence)
             self._header = element if matched else None
         if self._header is None or element.section is None:
             return None
-        match self._place.part, element.value:
-            case "section", SectionHeader() if self.fault.point is Point.BEFORE:
-                return Range.whole(element)
-            case "section", SectionFooter() if self.fault.point is Point.AFTER:
-                return Range.whole(element)
-            case "header", SectionHeader():
-                return narrowed(element, self._place.field, self._place.byte)
-            case "footer", SectionFooter():
-                return narrowed(element, self._place.field, self._place.byte)
-            case "payload", SectionHeader() | SectionFooter():
-                return None
-            case "payload", _:
-                return self._in_payload(self._header, element)
-        return None
+        match self._place.part:
+            case "section":
+                found = self._in_section(self._header, element)
+            case "payload":
+                found = self._in_payload(self._header, element, known)
+            case "header":
+                found = self._narrowed(element) if element is self._header else None
+            case _:
+                is_footer = isinstance(element.value, SectionFooter)
+                found = self._narrowed(element) if is_footer else None
+        if found is None and isinstance(element.value, SectionFooter):
+            byte = self._place.byte
+            raise Miss(f"its {self._place.part} {'is empty' if byte is None else f'has no {byte=}'}")
+        return found
 
     def _matches(self, header: SectionHeader) -> bool:
         place = self._place
@@ -130,32 +134,44 @@ class _Section(Matcher):
             and place.instance_id in (None, header.instance_id)
         )
 
-    def _in_payload(self, header: Element, element: Element) -> Range | None:
+    def _narrowed(self, element: Element) -> Range:
+        return narrowed(element, self._place.field, self._place.byte)
+
+    def _in_section(self, header: Element, element: Element) -> Range | None:
+        byte = self._place.byte
+        is_footer = isinstance(element.value, SectionFooter)
+        if byte is None:
+            wanted = is_footer if self._at_end else element is header
+            return Range.whole(element) if wanted else None
+        if byte < 0:  # before the footer nobody knows where the section ends
+            return narrowed(element, None, byte) if is_footer and byte >= -FOOTER_BYTES else None
+        return _byte_at(element, header.offset + byte)
+
+    def _in_payload(self, header: Element, element: Element, known: Known) -> Range | None:
         place = self._place
+        if isinstance(element.value, SectionHeader | SectionFooter):
+            return None
         if isinstance(element.value, Payload):
             if place.field is None:
-                return narrowed(element, None, place.byte)
-            return _field(element, place.field, place.byte, self._known.layout)
-        # RAM: records one after the other.
-        byte = place.byte or 0
-        start = header.end + byte - element.offset
-        if byte >= 0 and 0 <= start < len(element.raw):
-            return Range(start, start + 1, one_byte=True) if place.byte else Range.whole(element)
-        return None
+                return self._narrowed(element)
+            return _field(element, place.field, place.byte, known.layout)
+        if place.byte is None:  # RAM: records one after the other
+            return Range.whole(element)
+        return _byte_at(element, header.end + place.byte) if place.byte >= 0 else None
 
 
 class _Page(Matcher):
-    def __init__(self, fault: Fault, known: Known, place: PagePlace) -> None:
-        super().__init__(fault, known)
+    def __init__(self, fault: Fault, place: PagePlace) -> None:
+        super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element) -> Range | None:
+    def find(self, element: Element, known: Known) -> Range | None:
         page, place = element.value, self._place
         if not isinstance(page, RamPage) or not fnmatchcase(page.block, place.block):
             return None
-        if place.phase is not None and (place.phase == "postcopy") != self._known.postcopy:
+        if place.phase is not None and (place.phase == "postcopy") != known.postcopy:
             return None
-        if place.page is not None and page.offset_bytes // 4096 != place.page:
+        if place.page is not None and page.offset_bytes // known.page_bytes != place.page:
             return None
         if not self._nth(place.nth if place.nth is not None else place.occurrence):
             return None
@@ -165,12 +181,12 @@ class _Page(Matcher):
 class _Named(Matcher):
     """A command or a message, by name."""
 
-    def __init__(self, fault: Fault, known: Known, place: CommandPlace | MessagePlace) -> None:
-        super().__init__(fault, known)
+    def __init__(self, fault: Fault, place: CommandPlace | MessagePlace) -> None:
+        super().__init__(fault)
         self._place = place
         self._name = place.command if isinstance(place, CommandPlace) else place.message
 
-    def find(self, element: Element) -> Range | None:
+    def find(self, element: Element, known: Known) -> Range | None:
         if not isinstance(element.value, Command | Message) or element.value.name != self._name:
             return None
         if not self._nth(self._place.occurrence):
@@ -181,41 +197,38 @@ class _Named(Matcher):
 class _Single(Matcher):
     """An element that is there once."""
 
-    def __init__(self, fault: Fault, known: Known, place: ElementPlace) -> None:
-        super().__init__(fault, known)
+    def __init__(self, fault: Fault, place: ElementPlace) -> None:
+        super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element) -> Range | None:
+    def find(self, element: Element, known: Known) -> Range | None:
         if not isinstance(element.value, ELEMENTS[self._place.element]):
             return None
         return narrowed(element, self._place.field, self._place.byte)
 
 
 class _Offset(Matcher):
-    def __init__(self, fault: Fault, known: Known, place: OffsetPlace) -> None:
-        super().__init__(fault, known)
+    def __init__(self, fault: Fault, place: OffsetPlace) -> None:
+        super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element) -> Range | None:
-        start = self._place.offset - element.offset
-        if 0 <= start < len(element.raw):
-            return Range(start, start + 1, one_byte=True)
-        return None
+    def find(self, element: Element, known: Known) -> Range | None:
+        return _byte_at(element, self._place.offset)
 
 
-def matcher(fault: Fault, known: Known) -> Matcher | None:
+def matcher(fault: Fault) -> Matcher | None:
     """The matcher of a fault's place; None for a place that is no place in the stream."""
     match fault.place:
         case SectionPlace() as place:
-            return _Section(fault, known, place)
+            return _Section(fault, place)
         case PagePlace() as place:
-            return _Page(fault, known, place)
+            return _Page(fault, place)
         case CommandPlace() | MessagePlace() as place:
-            return _Named(fault, known, place)
+            return _Named(fault, place)
         case ElementPlace() as place:
-            return _Single(fault, known, place)
+            return _Single(fault, place)
         case OffsetPlace() as place:
-            return _Offset(fault, known, place)
+            return _Offset(fault, place)
         case StatePlace():
             return None
 
@@ -242,14 +255,21 @@ def narrowed(element: Element, field: str | None, byte: int | None) -> Range:
 
 
 def _field(element: Element, name: str, byte: int | None, layout: Layout | None) -> Range:
+    unknown = f"field {name!r} could not be placed"
     if layout is None or element.section is None:
-        raise Miss(f"field {name!r} cannot be placed: no vmdesc tells the section's layout")
-    spans = layout.spans(element.section.idstr, element.section.instance_id)
+        raise Miss(f"{unknown}: no vmdesc tells the section's layout")
+    key = element.section.idstr, element.section.instance_id
+    size = layout.size(*key)
+    if size != len(element.raw):
+        described = "does not know it" if size is None else f"says {size} bytes"
+        raise Miss(f"{unknown}: the section has {len(element.raw)} bytes, the vmdesc {described}")
+    spans = layout.spans(*key)
     for span in spans:
         if span.name == name:
             return _byte_of(Range(span.start, span.start + span.size_bytes), byte)
-    some = ", ".join(span.name for span in spans[:12])
-    raise Miss(f"the section has no field {name!r}; it has {some}{', ...' * (len(spans) > 12)}")
+    some = ", ".join(span.name for span in spans[:FIELDS_SHOWN_MAX])
+    more = ", ..." if len(spans) > FIELDS_SHOWN_MAX else ""
+    raise Miss(f"the section has no field {name!r}; it has {some}{more}")
 
 
 def _byte_of(found: Range, byte: int | None) -> Range:
@@ -259,3 +279,9 @@ def _byte_of(found: Range, byte: int | None) -> Range:
     if not found.start <= at < found.end:
         raise Miss(f"byte {byte} lies outside: there are {found.end - found.start}")
     return replace(found, start=at, end=at + 1, one_byte=True)
+
+
+def _byte_at(element: Element, offset: int) -> Range | None:
+    """The byte at that offset of the channel, if the element has it."""
+    start = offset - element.offset
+    return Range(start, start + 1, one_byte=True) if 0 <= start < len(element.raw) else None

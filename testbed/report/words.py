@@ -49,6 +49,7 @@ def failure_lines(result: Result) -> Iterator[str]:
     """All that is said of a run that did not pass, for people."""
     if result.lacks is not None:
         yield from result.lacks.splitlines()
+        yield "`testbed doctor` says what this machine offers, and how to get what it lacks"
         return
     if result.reason:
         yield from result.reason.splitlines()

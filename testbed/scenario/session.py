@@ -137,7 +137,7 @@ async def _play(
 def _refused(error: OSError) -> str:
     what = error.strerror or str(error)
     name = f" ({error.filename})" if error.filename else ""
-    return f"the system refused: {what}{name}; `testbed doctor` says what is missing"
+    return f"the system refused: {what}{name}"
 
 
 def _events(fd: int, on_tick: Callable[[], None], bound: float) -> Iterator[Event]:

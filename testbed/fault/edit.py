@@ -1,0 +1,91 @@
+"""What an action does to the bytes of the element that it strikes: one edit, exact to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.wire.element import Element, SectionHeader
+
+from .place import Miss, Range
+from .plan import (
+    Blackhole,
+    Close,
+    Delete,
+    Fault,
+    FlipBits,
+    Insert,
+    Point,
+    Reset,
+    SectionPlace,
+    SetField,
+    Stall,
+    Truncate,
+)
+
+BETWEEN_BYTES = (Close, Reset, Blackhole, Stall, Truncate)
+"""Actions on the connection: they change no byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Bytes `start` to `end` of an element become `new`; then the fault's other effects begin."""
+
+    fault: Fault
+    start: int
+    end: int
+    new: bytes = b""
+    deletes: SectionHeader | None = None  # the section that is taken out up to its footer
+
+
+def edit_of(fault: Fault, found: Range, element: Element) -> Edit:
+    """What the fault does in the range that its place names.
+
+    Raises:
+        Miss: the value or the mask does not fit there.
+    """
+    match fault.action:
+        case SetField(value=int(value)):
+            return Edit(fault, found.start, found.end, _integer(value, found))
+        case SetField(value=bytes(value)):
+            end = _reach(found, len(value), element) if found.one_byte else found.end
+            return Edit(fault, found.start, end, value)
+        case FlipBits(mask=mask):
+            end = _reach(found, len(mask), element)
+            before = element.raw[found.start : end]
+            flipped = bytes(a ^ b for a, b in zip(before, mask, strict=True))
+            return Edit(fault, found.start, end, flipped)
+        case Delete():
+            deletes = element.section if _whole_section(fault) else None
+            return Edit(fault, found.start, found.end, b"", deletes)
+        case Insert(data=data):
+            at = _between(fault, found)
+            return Edit(fault, at, at, data)
+        case _:
+            at = _between(fault, found)
+            return Edit(fault, at, at)
+
+
+def _between(fault: Fault, found: Range) -> int:
+    return found.start if fault.point is Point.BEFORE else found.end
+
+
+def _integer(value: int, found: Range) -> bytes:
+    size = found.end - found.start
+    try:
+        return value.to_bytes(size, "big", signed=value < 0)
+    except OverflowError:
+        raise Miss(f"{value:#x} does not fit into its {size} bytes") from None
+
+
+def _reach(found: Range, size: int, element: Element) -> int:
+    """Where as many bytes end; those of a named field, or from a named byte on the element's."""
+    end = found.start + size
+    last = len(element.raw) if found.one_byte else found.end
+    if end > last:
+        raise Miss(f"{size} bytes do not fit: there are {last - found.start}")
+    return end
+
+
+def _whole_section(fault: Fault) -> bool:
+    place = fault.place
+    return isinstance(place, SectionPlace) and place.part == "section" and place.byte is None

@@ -1,0 +1,91 @@
+"""Elements held back until their boundaries are as sure as they will get.
+
+Device sections carry no length. In precopy the vmdesc tells their sizes just after the last one:
+what lies between is held, and RAM never is. In postcopy no vmdesc comes, but the package states
+its length and the destination reads it whole before it uses any of it: the package is held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from testbed.wire import Layout
+from testbed.wire.element import (
+    Certainty,
+    Command,
+    CommandType,
+    Element,
+    Opaque,
+    Payload,
+    SectionHeader,
+    SectionType,
+    VmDescription,
+)
+
+from .ledger import DEVICE_BYTES_MAX
+
+
+class Hold:
+    """The elements of a device phase, or of a package whose bytes `left` are still to come."""
+
+    def __init__(self, first: Element) -> None:
+        self.elements = [first]
+        self.is_package = isinstance(first.value, Command)
+        self._left = package_bytes(first) if self.is_package else DEVICE_BYTES_MAX
+
+    def add(self, element: Element) -> bool:
+        """Hold one more; true if nothing more will be learned by waiting."""
+        self.elements.append(element)
+        self._left -= len(element.raw)
+        return self._left <= 0 or (
+            not self.is_package and isinstance(element.value, VmDescription | Opaque)
+        )
+
+    def settle(self, layout: Layout | None) -> bool:
+        """Confirm the boundaries of the device sections held; false if the vmdesc denies them."""
+        if layout is None or not isinstance(self.elements[-1].value, VmDescription):
+            return True
+        sizes = _payload_sizes(self.elements)
+        described = {key: layout.size(*key) for key in sizes}
+        if any(described[key] not in (None, size) for key, size in sizes.items()):
+            return False
+        self.elements = [
+            replace(element, certainty=Certainty.EXACT)
+            if element.section is not None and described.get(_key(element.section)) is not None
+            else element
+            for element in self.elements
+        ]
+        return True
+
+
+def package_bytes(element: Element) -> int:
+    """Bytes of the package that this element announces; 0 if it announces none."""
+    value = element.value
+    is_package = isinstance(value, Command) and value.command == CommandType.PACKAGED
+    return int.from_bytes(value.payload, "big") if is_package and len(value.payload) == 4 else 0
+
+
+def begins_device_phase(element: Element) -> bool:
+    """True at the header of a FULL section outside of a package."""
+    value = element.value
+    is_full = isinstance(value, SectionHeader) and value.type is SectionType.FULL
+    return is_full and not element.in_package
+
+
+def resized(packaged: bytes, delta: int) -> bytes:
+    """The command PACKAGED for a package that has grown by `delta` bytes."""
+    size = int.from_bytes(packaged[-4:], "big") + delta
+    return packaged[:-4] + size.to_bytes(4, "big")
+
+
+def _payload_sizes(elements: list[Element]) -> dict[tuple[str, int], int]:
+    sizes: dict[tuple[str, int], int] = {}
+    for element in elements:
+        if element.section is not None:
+            added = len(element.raw) if isinstance(element.value, Payload) else 0
+            sizes[_key(element.section)] = sizes.get(_key(element.section), 0) + added
+    return sizes
+
+
+def _key(section: SectionHeader) -> tuple[str, int]:
+    return section.idstr, section.instance_id

@@ -1,0 +1,53 @@
+"""What the connections of a run share: the fate of its faults, the device state that was sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from testbed.wire import Layout
+from testbed.wire.element import Element, FileHeader, Payload, SectionHeader, SectionType
+
+from .plan import Fault
+
+DEVICE_BYTES_MAX = 16 << 20
+"""Device state kept for comparison, and held while its boundaries are unknown; 0.5 MB seen."""
+
+DeviceSections = dict[tuple[str, int], tuple[SectionHeader, bytes]]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Which faults struck, which came to their place in vain and why; device state and layout.
+
+    `device_sections` holds the payloads of the FULL sections by (idstr, instance_id), as the
+    source sent them in the last stream that had any; `layout` is the last vmdesc that came.
+    """
+
+    struck: set[str] = field(default_factory=set)
+    misses: dict[str, str] = field(default_factory=dict)
+    device_sections: DeviceSections = field(default_factory=dict)
+    layout: Layout | None = None
+    _device_bytes: int = 0
+
+    def strike(self, fault: Fault) -> None:
+        """Note that the fault has struck."""
+        self.struck.add(fault.name)
+
+    def miss(self, fault: Fault, why: str) -> None:
+        """Note that the fault came to its place and could not strike there."""
+        self.misses[fault.name] = why
+
+    def learn(self, element: Element) -> None:
+        """Keep the device state that the source sends; a file header begins it anew."""
+        value, section = element.value, element.section
+        if isinstance(value, FileHeader):
+            self.device_sections.clear()
+            self._device_bytes = 0
+        elif isinstance(value, Payload) and section is not None and _is_full(section):
+            self._device_bytes += len(value.data)
+            if self._device_bytes <= DEVICE_BYTES_MAX:
+                self.device_sections[section.idstr, section.instance_id] = section, value.data
+
+
+def _is_full(section: SectionHeader) -> bool:
+    return section.type is SectionType.FULL

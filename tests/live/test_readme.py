@@ -1,0 +1,72 @@
+"""Every command that the README names does what it says there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+STAND_INS = {
+    "/opt/qemu/bin/qemu-system-x86_64": shutil.which("qemu-system-x86_64") or "",
+    "chroot /srv/trixie qemu-system-x86_64": "env qemu-system-x86_64",
+}
+"""Examples of other QEMUs, and what of the kind is on every machine that runs the tests."""
+SOME = ("bad_footer_mark", "truncated_ram", "rarp_ok", "rarp_partial")
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a library of some scenarios, so that each command is run as it stands."""
+    (tmp_path / "scenarios").mkdir()
+    for name in SOME:
+        shutil.copy(ROOT / "scenarios" / f"{name}.yaml", tmp_path / "scenarios")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("testbed ")])
+def test_the_command_works(command: str, folder: Path) -> None:
+    for example, real in STAND_INS.items():
+        command = command.replace(example, real)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    if "--keep" in command:
+        os.kill(int(re.search(r"end it: +kill (\d+)", done.stdout)[1]), signal.SIGTERM)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_the_demo_shows_a_postcopy_migration_recover() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "demo"], cwd="/", capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reset_while_pages_flow strikes: reset at the message REQ_PAGES_ID" in done.stdout
+    assert "guest memory: 8192 pages, intact" in done.stdout
+    assert re.search(r"passed +postcopy_drop .* recovered", done.stdout)
+
+
+def test_the_commands_of_the_readme_are_all_accounted_for() -> None:
+    others = [each for each in COMMANDS if not each.startswith("testbed ")]
+    assert others == ["scripts/demo", "scripts/test"]  # the second is what runs this test
