@@ -11,7 +11,7 @@ from netns.inside import FOLDER
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.qemu import Qemu
-from testbed.guest import GuestSpec
+from testbed.guest import GuestSpec, stamps_said
 from testbed.lab.announce import AnnounceFaults
 from testbed.lab.lab import Lab, LabPlan, SidePlan
 from testbed.lab.saved import SavedState
@@ -186,15 +186,15 @@ class Play:
         await self._lab.begin_migration()
 
     async def _wait_for_guest(self, step: schema.WaitForGuest) -> None:
-        """The guest counts its stamps on the serial line, in hexadecimal."""
-        stamps = step.passes * self._lab.plan.guest.page_count
-        if self._lab.plan.guest.pages_per_second == 0:
-            stamps = 0
+        """Until the guest says on its serial line that it has stamped so many pages."""
+        guest = self._lab.plan.guest
+        stamps = step.passes * guest.page_count if guest.pages_per_second else 0
 
         def far_enough(event: Event) -> bool:
-            line = event.facts.get("line", "") if event.kind == "serial" else ""
-            _, found, number = line.partition("guest stamps ")
-            return bool(found) and event.actor == "source" and int(number, 16) >= stamps
+            if event.kind != "serial" or event.actor != "source":
+                return False
+            said = stamps_said(event.facts["line"])
+            return said is not None and said >= stamps
 
         await self._log.wait(
             far_enough, what=f"the guest to stamp {stamps} pages", within_s=step.within
