@@ -121,7 +121,8 @@ async def capture(
         path: the pcap file, with nanoseconds, written as frames come.
 
     Raises:
-        OSError: a port is not there, or packet sockets are not allowed.
+        ValueError: a port is not there.
+        OSError: packet sockets are not allowed, or the file cannot be written.
     """
     # Off the loop: the import takes a third of a second, in which others can start.
     listen_socket, pcap_writer = await asyncio.to_thread(_scapy)

@@ -13,34 +13,80 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
 
 from .namespace import Namespace
 
 ETHERTYPE_PROBE = 0x88B5
 """Local experimental EtherType 1 (IEEE 802)."""
 ETH_P_ALL = 0x0003
+"""A socket for the probe's own EtherType would see nothing: a bridge takes frames before it."""
 ADDRESSES_BYTES = 12
 TAIL = struct.Struct("!HI")  # EtherType, number
 PROBE_BYTES = 60
 UNDER_WAY_S = 0.05
 """Probes younger than this may still arrive, and are not counted."""
 PROBES_MAX = 100_000
-"""Eight minutes at 5 ms; then the probe falls silent, and says so in its report."""
+"""Eight minutes at 5 ms; then it falls silent, and an outage later than that has no probes."""
+
+
+class Fate(StrEnum):
+    """What became of a probe, seen from the host where the guest is."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    """It reached another host only."""
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Probes in a row that met one fate: seconds from the moment that was asked for."""
+
+    fate: Fate
+    from_s: float
+    to_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """What became of the probes that were sent from a moment on; times in seconds."""
+    """What became of the probes that were sent from a moment on; times in seconds from there.
+
+    A probe stands for the time until the next one was sent.
+    """
 
     probes: int
-    wrong_s: float  # they reached another host than the guest's
-    nowhere_s: float  # they reached none
-    until_s: float | None  # from the moment to the first probe after which all arrived; None: never
+    intervals: tuple[Interval, ...]
+
+    @property
+    def wrong_s(self) -> float:
+        """For how long frames reached another host than the guest's."""
+        return self._lasted_s(Fate.WRONG)
+
+    @property
+    def nowhere_s(self) -> float:
+        """For how long they reached none."""
+        return self._lasted_s(Fate.NOWHERE)
 
     @property
     def total_s(self) -> float:
-        """For how long the guest's frames did not reach its host."""
+        """For how long they did not reach the guest's host."""
         return self.wrong_s + self.nowhere_s
+
+    @property
+    def first_right_at_s(self) -> float | None:
+        """The first probe that arrived; None: none did."""
+        return next((i.from_s for i in self.intervals if i.fate is Fate.RIGHT), None)
+
+    @property
+    def until_s(self) -> float | None:
+        """The first probe from which on all arrived; None: the last one did not."""
+        last = self.intervals[-1] if self.intervals else None
+        return last.from_s if last is not None and last.fate is Fate.RIGHT else None
+
+    def _lasted_s(self, fate: Fate) -> float:
+        return round(sum(i.to_s - i.from_s for i in self.intervals if i.fate is fate), 6)
 
 
 class Probe:
@@ -56,21 +102,26 @@ class Probe:
 
         A frame that the switch floods to all hosts counts as arrived.
         """
-        reached = self._reached[host]
-        elsewhere = set[int]().union(*(got for name, got in self._reached.items() if name != host))
-        until_at = time.monotonic() - UNDER_WAY_S
-        numbers = [number for number, at in enumerate(self._sent) if since <= at < until_at]
-        lost = [number for number in numbers if number not in reached]
-        wrong = sum(1 for number in lost if number in elsewhere)
-        until = None
-        if numbers and (not lost or lost[-1] != numbers[-1]):
-            until = self._sent[lost[-1] + 1] - since if lost else 0.0
-        return Outage(
-            len(numbers),
-            round(wrong * self.every_s, 6),
-            round((len(lost) - wrong) * self.every_s, 6),
-            None if until is None else round(until, 6),
-        )
+        until = time.monotonic() - UNDER_WAY_S
+        numbers = [number for number, at in enumerate(self._sent) if since <= at < until]
+        intervals = []
+        for fate, group in groupby(numbers, lambda number: self._fate(host, number)):
+            first, *_, last = [*group] * 2
+            from_s, to_s = (self._sent[first] - since, self._sent_after(last) - since)
+            intervals.append(Interval(fate, round(from_s, 6), round(to_s, 6)))
+        return Outage(len(numbers), tuple(intervals))
+
+    def _fate(self, host: str, number: int) -> Fate:
+        if number in self._reached[host]:
+            return Fate.RIGHT
+        elsewhere = any(number in reached for reached in self._reached.values())
+        return Fate.WRONG if elsewhere else Fate.NOWHERE
+
+    def _sent_after(self, number: int) -> float:
+        """When the next probe was sent, or would have been."""
+        if number + 1 < len(self._sent):
+            return self._sent[number + 1]
+        return self._sent[number] + self.every_s
 
     def watch(self, host: str) -> None:
         """Know of a host, before its first frame."""
@@ -138,7 +189,7 @@ async def probing(
 
 
 def _packet_socket(namespace: Namespace, device: str, protocol: int) -> socket.socket:
-    opened = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    opened = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
     opened.setblocking(False)
     try:
         opened.bind((device, protocol))
