@@ -156,9 +156,9 @@ def doctor_command(
     from testbed.report.console import Console
 
     commands = [_command("--qemu", text) for text in qemu or ["qemu-system-x86_64"]]
-    findings = examine(commands)
-    Console().findings(findings)
-    raise typer.Exit(0 if all(found.ok or not found.needed for found in findings) else EXIT_LACKS)
+    features = examine(commands)
+    Console().features(features)
+    raise typer.Exit(0 if all(each.ok or not each.needed for each in features) else EXIT_LACKS)
 
 
 def _loaded(paths: list[Path]) -> list[Scenario]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console as RichConsole
 from rich.markup import escape
 
-from testbed.lab.doctor import Finding
+from netns.require import Feature
 from testbed.log import Event
 from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
@@ -146,15 +146,15 @@ class Console:
                 f"{escape(' '.join(model.description.split()))}"
             )
 
-    def findings(self, findings: Iterable[Finding]) -> None:
+    def features(self, features: Iterable[Feature]) -> None:
         """What `testbed doctor` found."""
-        for found in findings:
-            word, style = ("ok", "green") if found.ok else ("missing", "red")
-            if not found.ok and not found.needed:
+        for feature in features:
+            word, style = ("ok", "green") if feature.ok else ("missing", "red")
+            if not feature.ok and not feature.needed:
                 word, style = "absent", "yellow"
-            self._rich.print(f"[{style}]{word:<8}[/] {found.name:<22} {escape(found.detail)}")
-            if not found.ok and found.remedy:
-                self._rich.print(f"         {'':<22} {escape(found.remedy)}")
+            self._rich.print(f"[{style}]{word:<8}[/] {feature.name:<20} {escape(feature.detail)}")
+            if not feature.ok and feature.remedy:
+                self._rich.print(f"         {'':<20} {escape(feature.remedy)}")
 
     def _erase(self) -> None:
         if self._terminal and self._live is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from netns.inside import FOLDER, SandboxSide
+from netns.require import missing
 from netns.sandbox import Sandbox, SandboxRefused, enter_command
 from testbed.endpoint.base import EndpointError
 from testbed.log import Event, Log
@@ -94,7 +95,7 @@ def run(
                     if log.first("run-ended") is None:
                         take(_ended_early(log, status, sandbox.failure))
         except SandboxRefused as error:
-            take(_event(log, "run-lacks", what=_refused(error)))
+            take(_event(log, "run-lacks", what=_refused(error), refused=True))
     if options.folder is not None:
         _write_files(options.folder, scenario, log)
     return _result(scenario, options, log, time.monotonic() - began)
@@ -117,7 +118,7 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
     except (EndpointError, Lacks) as error:
         log.write("run", "run-lacks", what=str(error))
     except OSError as error:
-        log.write("run", "run-lacks", what=_refused(error))
+        log.write("run", "run-lacks", what=_refused(error), refused=True)
     except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
         log.write("run", "run-broke", traceback=traceback.format_exc())
     log.write("run", "run-ended")
@@ -222,8 +223,16 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         _seed(scenario, options),
         _repeat_command(scenario, options),
         reason,
-        None if lacks is None else lacks.facts["what"],
+        None if lacks is None else _lacking(lacks),
     )
+
+
+def _lacking(event: Event) -> str:
+    """What is missing; where the system refused something, tried out, with how to get it."""
+    sentences = [event.facts["what"]]
+    if event.facts.get("refused"):
+        sentences += [f"{each.name}: {each.detail}; {each.remedy}" for each in missing()]
+    return "\n".join(sentences)
 
 
 def _repeat_command(scenario: Scenario, options: Options) -> str:
