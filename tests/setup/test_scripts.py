@@ -1,0 +1,63 @@
+"""The scripts that the README names: what they say where something is missing, and that they hold."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHELL = [ROOT / "scripts" / name for name in ("setup", "demo", "test", "check-bare-debian")]
+SHELL += [ROOT / "scripts" / "build-guest", ROOT / ".ci" / "run"]
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert os.access(script, os.X_OK)
+
+
+def test_setup_is_done_when_it_is_done() -> None:
+    done = subprocess.run([ROOT / "scripts" / "setup"], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "installing" not in done.stderr
+    assert "making" not in done.stderr
+
+
+@pytest.mark.live
+def test_without_root_and_without_packages_setup_names_them(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "id", "dirname", "cat", "cksum"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "scripts" / "setup"],
+        env={"PATH": str(tools), "HOME": str(tmp_path)},
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "apt-get install --no-install-recommends python3 python3-venv" in done.stderr
+    assert "nasm" in done.stderr
+
+
+def test_the_vagrant_machine_is_set_up_by_the_same_script() -> None:
+    assert 'inline: "/vagrant/scripts/setup"' in (ROOT / "Vagrantfile").read_text()
+
+
+def test_the_nightly_workflow_uses_nothing_but_the_commands_that_people_use() -> None:
+    lines = (ROOT / ".github" / "workflows" / "nightly.yml").read_text().splitlines()
+    commands = [line.split("run:")[1].strip() for line in lines if "- run:" in line]
+    assert [command.split()[0] for command in commands] == ["scripts/test", "testbed", "testbed"]
