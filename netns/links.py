@@ -1,6 +1,8 @@
 """Links between namespaces: veth pairs, bridges, TAPs, addresses.
 
-None is taken down again by name: a link dies with its namespace, a TAP with its descriptor.
+None is taken down again by name: a link dies with its namespace, a TAP with its descriptor. What
+the kernel refuses is a `pyroute2.NetlinkError` (EOPNOTSUPP: it lacks the kind of device), and for a
+TAP an OSError.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,16 @@ IFF_VNET_HDR = 0x4000
 IFREQ = struct.Struct("16sH22x")
 
 
+@dataclass(frozen=True, slots=True)
 class Tap:
-    """A TAP device: what the kernel sends out of it is read from `fd`, and the reverse."""
+    """A TAP device: what the kernel sends out of it is read from `fd`, and the reverse.
 
-    def __init__(self, namespace: Namespace, name: str, fd: int) -> None:
-        self.namespace = namespace
-        self.name = name
-        self.fd = fd
+    Whoever inherits the descriptor may use it, one process after another.
+    """
+
+    namespace: Namespace
+    name: str
+    fd: int
 
 
 @contextmanager

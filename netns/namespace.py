@@ -31,7 +31,9 @@ class Namespace:
     @classmethod
     @asynccontextmanager
     async def create(cls, label: str) -> AsyncIterator[Namespace]:
-        """Make a namespace with `lo` up and without IPv6; `label` is for messages and `pin`.
+        """Make a namespace with `lo` up, without IPv6, that does not route.
+
+        `label` is for messages, and for whoever pins it.
 
         A process that was started inside keeps it alive beyond the block, with its links.
 
@@ -40,7 +42,7 @@ class Namespace:
         """
         with _own_namespace_kept():
             unshare(CLONE_NEWNET)
-            _without_ipv6()
+            _settle()
             netlink = AsyncIPRoute()
             # Reading the property is what opens the socket, here; `setup_endpoint` awaits, and
             # may not run where the thread's namespace is another.
@@ -83,12 +85,17 @@ class Namespace:
         mount(f"/proc/self/fd/{self.fd}", str(path), "", MS_BIND)
 
 
-def _without_ipv6() -> None:
-    """Keep the kernel's own chatter (router solicitations, address detection) off the links."""
-    for name in ("all", "default"):
-        setting = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+def _settle() -> None:
+    """Set what a new namespace takes over from the host's first one, or does by itself."""
+    settings = {
+        "ipv4/ip_forward": "0",  # 1 on a host with Docker, and taken over from there
+        "ipv6/conf/all/disable_ipv6": "1",  # the kernel's own chatter: address detection,
+        "ipv6/conf/default/disable_ipv6": "1",  # router solicitations
+    }
+    for name, value in settings.items():
+        setting = Path("/proc/sys/net", name)
         if setting.exists():
-            setting.write_text("1")
+            setting.write_text(value)
 
 
 @contextmanager

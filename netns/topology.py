@@ -57,7 +57,8 @@ class Topology:
         """Build it; all of it is gone when the block ends.
 
         Raises:
-            OSError: the environment refused a namespace, a link or a TAP.
+            OSError: the environment refused a namespace or a TAP.
+            pyroute2.NetlinkError: it refused a link.
         """
         async with AsyncExitStack() as stack:
             source, proxy, destination, switch, client = [

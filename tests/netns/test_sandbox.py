@@ -78,12 +78,13 @@ def test_work_is_pid_2_with_its_own_everything():
         side.write(" ".join(os.listdir("/dev/shm")).encode() + b"\n")
         side.write(" ".join(p for p in os.listdir("/proc") if p.isdigit()).encode() + b"\n")
         side.write(repr(os.read(0, 1)).encode() + b"\n")
+        side.write(str(signal.getsignal(signal.SIGINT) is signal.SIG_IGN).encode())
         return 7
 
     with Sandbox.start(work) as sandbox:
         lines = read_all(sandbox.fd).decode().splitlines()
         assert sandbox.wait() == 7
-    assert lines == ["2 1 0 0", "lo", "testbed", "1 2", "b''"]
+    assert lines == ["2 1 0 0", "lo", "testbed", "1 2", "b''", "True"]
 
 
 def test_an_exception_comes_back_as_a_traceback():
