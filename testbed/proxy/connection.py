@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from testbed.fault.command import Command, End, GoDark, HalfClose, Observed, Send, Wait
 from testbed.fault.engine import Relay
@@ -17,14 +17,23 @@ SILENCE_S = 1.0
 
 
 class Connection:
-    """Both sides of a connection, until both have ended or a fault has ended them."""
+    """Both sides of a connection, until both have ended or a fault has ended them.
+
+    `identify` is told the first bytes of the source (none if it ends without any) and gives the
+    relay that parses the channel, or None: nobody does.
+    """
 
     def __init__(
-        self, number: int, sides: dict[Side, SideSocket], relay: Relay | None, log: Log
+        self,
+        number: int,
+        sides: dict[Side, SideSocket],
+        identify: Callable[[bytes], Relay | None],
+        log: Log,
     ) -> None:
         self.number = number
         self._sides = sides
-        self._relay = relay  # None: a channel that nobody parses
+        self._identify = identify
+        self._relay: Relay | None = None
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._resume_at = {Side.SOURCE: 0.0, Side.DESTINATION: 0.0}
@@ -79,6 +88,8 @@ class Connection:
         source = self._sides[sender]
         toward = Side.DESTINATION if sender is Side.SOURCE else Side.SOURCE
         data = first or await source.read()
+        if sender is Side.SOURCE and not source.gone:
+            self._relay = self._identify(data)
         while data:
             self._moved = True
             commands = self._relay.received(sender, data) if self._relay else [Send(toward, data)]
@@ -133,8 +144,8 @@ class Connection:
                 raise AssertionError("bytes are sent by the pump that they came through")
 
     async def _watch_silence(self) -> None:
-        while self._relay is not None:
+        while True:
             self._moved = False
             await asyncio.sleep(SILENCE_S)
-            if not self._moved and not self._busy:
+            if self._relay is not None and not self._moved and not self._busy:
                 await self._carry_out(self._relay.silence())

@@ -13,9 +13,10 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
-from testbed.fault.engine import FaultEngine
+from testbed.fault.engine import FaultEngine, Relay
 from testbed.fault.plan import Side
 from testbed.log import Log
 from testbed.tasks import beside
@@ -48,6 +49,7 @@ class Proxy:
         self._log = log
         self._opened = 0
         self._in_attempt = 0
+        self._waiting: set[SideSocket] = set()  # accepted, not connected onward yet
         self._live: set[Connection] = set()
         self._group: asyncio.TaskGroup
 
@@ -98,6 +100,8 @@ class Proxy:
             connection.observed(side, event, status)
 
     def _abort(self) -> None:
+        for source in self._waiting:
+            source.reset()
         for connection in tuple(self._live):
             connection.abort()
 
@@ -106,7 +110,7 @@ class Proxy:
         async with asyncio.TaskGroup() as group:
             while True:
                 accepted, _ = await loop.sock_accept(listener)
-                if len(self._live) >= CONNECTIONS_MAX:
+                if len(self._live) + len(self._waiting) >= CONNECTIONS_MAX:
                     accepted.close()
                     continue
                 self._opened += 1
@@ -122,26 +126,33 @@ class Proxy:
         )
         try:
             # A later connection goes onward at once: the destination may wait for it to be there.
+            self._waiting.add(source)
             first = await self._first_bytes(source) if is_first else b""
-            if is_first and not first:
-                return  # it never spoke, and a waiting destination must not see it
+            if source.gone or (is_first and not first):
+                return  # reset by us; or it never spoke, and a destination must not see it
             destination = await self._connect(number)
+            self._waiting.discard(source)
             if destination is None:
                 source.reset()
                 return
+            if source.gone:
+                destination.reset()
+                return
             sides = {Side.SOURCE: source, Side.DESTINATION: destination}
-            first = first or await source.read()
-            channel = _channel(first)
-            self._log.write("proxy", "connection-identified", connection=number, channel=channel)
-            relay = self.engine.connection() if channel == "main" else None
-            connection = Connection(number, sides, relay, self._log)
+            connection = Connection(number, sides, partial(self._identify, number), self._log)
             self._live.add(connection)
             try:
                 await connection.run(first)
             finally:
                 self._live.discard(connection)
         finally:
+            self._waiting.discard(source)
             source.close()
+
+    def _identify(self, number: int, first: bytes) -> Relay | None:
+        channel = _channel(first)
+        self._log.write("proxy", "connection-identified", connection=number, channel=channel)
+        return self.engine.connection() if channel == "main" else None
 
     async def _first_bytes(self, source: SideSocket) -> bytes:
         first = b""
@@ -165,6 +176,9 @@ class Proxy:
                 error=f"{name} {os.strerror(error.errno or 0)}".strip(),
             )
             return None
+        except BaseException:
+            opened.close()
+            raise
         return SideSocket(opened)
 
 
