@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ EXIT_USAGE = 2
 EXIT_LACKS = 3
 EXIT_UNKNOWN = 4
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 LIBRARY = Path("scenarios")
 
 app = typer.Typer(
@@ -90,8 +92,10 @@ def run_command(
     if keep and len(scenarios) * repeat > 1:
         _usage("--keep leaves one run up: name one scenario, and no --repeat")
     for path in (junit, json):
-        if path is not None and not path.absolute().parent.is_dir():
-            _usage(f"{path}: there is no folder {path.absolute().parent}")
+        if path is not None:
+            _writable_file(path)
+    if out is not None:
+        _writable_folder(out)
     console = Console()
     results = []
     try:
@@ -187,6 +191,21 @@ def _command(option: str, text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _writable_file(path: Path) -> None:
+    """A report that could not be written after a long run would be found out too late."""
+    try:
+        path.touch()
+    except OSError as error:
+        _usage(f"{path}: cannot be written: {error.strerror}")
+
+
+def _writable_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _usage(f"{path}: cannot be made a folder: {error.strerror}")
+
+
 def _usage(message: str) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(EXIT_USAGE)
@@ -198,8 +217,13 @@ def main() -> None:
         app()
     except BrokenPipeError:
         # The reader of a pipe has seen enough; nothing more may be written, not even at exit.
-        sys.stderr.close()
-        raise SystemExit(EXIT_FAILED) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_PIPE_CLOSED) from None
+    except OSError as error:
+        # What is written is all that can fail here: runs turn their own errors into results.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"testbed: cannot write: {error.strerror or error}\n")
+        raise SystemExit(EXIT_LACKS) from None
 
 
 if __name__ == "__main__":
