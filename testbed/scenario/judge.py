@@ -24,7 +24,7 @@ class SideState:
     error_desc: str | None = None
     run_state: str | None = None
     exit_status: int | None = None  # negative: the signal that ended it; None: it runs
-    silent: bool = False  # its process runs, and QMP gave no answer
+    silent: bool = False  # its process runs, and QMP gave no answer; or nobody asked
     statuses: tuple[str, ...] = ()
     stderr: tuple[str, ...] = ()
     version: tuple[int, int, int] = (0, 0, 0)
@@ -134,7 +134,7 @@ def _side(side: str, events: list[Event]) -> SideState:
         seen.get("error_desc"),
         seen.get("run_state"),
         seen.get("exit_status"),
-        seen.get("silent", False),
+        seen.get("silent", not seen),
         tuple(event.facts["status"] for event in own if event.kind == "migration-status"),
         tuple(event.facts["text"] for event in own if event.kind == "stderr"),
         tuple(seen.get("version", (0, 0, 0))),
