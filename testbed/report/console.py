@@ -1,16 +1,19 @@
 """The console: a live line while a scenario runs, a line for each that ended, details of failures.
 
-Colour and the live line are for terminals; elsewhere it is plain text, a line at a time. No threads
-of its own: the process forks.
+The live line is for terminals that can go back to a line's beginning; elsewhere it is plain text, a
+line at a time, also where colour is forced. No threads of its own: the process forks.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
+from io import TextIOWrapper
+from typing import TextIO
 
 from rich.console import Console as RichConsole
-from rich.markup import escape
+from rich.text import Text
 
 from netns.require import Feature
 from testbed.log import Event
@@ -20,7 +23,8 @@ from testbed.scenario.scenario import Scenario
 from .story import story
 from .words import failure_lines, outcome, printable
 
-STYLES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
+OUTCOMES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
+STYLES = {**OUTCOMES, "ok": "green", "missing": "red", "absent": "yellow"}
 ERASE = "\r\x1b[2K"
 
 
@@ -32,6 +36,7 @@ class _Live:
         self._began = time.monotonic()
         self._step = "starting"
         self._status = ""
+        self._phase = ""
         self._bytes = 0
         self._rate = 0.0
         self._last: tuple[float, int] = (0.0, 0)
@@ -50,7 +55,7 @@ class _Live:
                 self._struck = f"{event.facts['fault']} struck"
 
     def _progress(self, event: Event) -> None:
-        self._bytes = event.facts["bytes"]
+        self._phase, self._bytes = event.facts["phase"], event.facts["bytes"]
         at, before = self._last
         if event.at_s > at and self._bytes > before:
             self._rate = (self._bytes - before) / (event.at_s - at)
@@ -58,22 +63,25 @@ class _Live:
 
     def line(self, width: int) -> str:
         """The line, as it stands."""
-        parts = [f"{self.name}  {time.monotonic() - self._began:4.1f} s", self._step]
-        if self._status:
-            parts.append(self._status)
+        parts = [f"{self.name}  {time.monotonic() - self._began:4.1f} s", self._step, self._status]
+        parts.append(self._struck)  # what comes last is cut off first
         if self._bytes:
-            parts.append(f"{self._bytes / 1e6:.1f} MB, {self._rate / 1e6:.0f} MB/s")
-        if self._struck:
-            parts.append(self._struck)
-        return " · ".join(parts)[: width - 1]
+            parts += [self._phase, f"{self._bytes / 1e6:.1f} MB, {self._rate / 1e6:.0f} MB/s"]
+        return printable(" · ".join(filter(None, parts)))[: max(width - 1, 0)]
 
 
 class Console:
-    """Writes to standard output; see `testbed/cli.py` for who calls what."""
+    """Writes to standard output, or to `file`; see `testbed/cli.py` for who calls what."""
 
-    def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True)
-        self._terminal = self._rich.is_terminal
+    def __init__(self, file: TextIO | None = None) -> None:
+        out = file or sys.stdout
+        if isinstance(out, TextIOWrapper):
+            out.reconfigure(errors="replace")  # names of files and what QEMU says hold anything
+        # Texts are shown as they are; with `emoji`, `file.yaml:100:5` would become a picture.
+        self._rich = RichConsole(
+            file=out, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
+        self._terminal = out.isatty() and not self._rich.is_dumb_terminal
         self._live: _Live | None = None
 
     def began(self, scenario: Scenario) -> None:
@@ -95,7 +103,7 @@ class Console:
         """The run is left up."""
         self._erase()
         pid = command.split()[2]
-        self._rich.print(f"the run is up; enter it: {escape(command)}")
+        self._rich.print(f"the run is up; enter it: {command}")
         self._rich.print(
             "  one of its hosts: ... nsenter --net=/dev/shm/testbed/NAME "
             "(source, proxy, destination, switch, client)"
@@ -113,15 +121,14 @@ class Console:
         self._live = None
         if told and result.lacks is None:
             for line in story(result.log):
-                self._rich.print(escape(printable(line)))
-        word = outcome(result)
-        style = STYLES[word]
-        self._rich.print(
-            f"[{style}]{word:<8}[/] {result.name:<32} {result.duration_s:5.1f} s  {result.verdict}"
+                self._rich.print(printable(line))
+        self._worded(
+            outcome(result),
+            f"{result.name:<32} {result.duration_s:5.1f} s  {result.verdict}",
         )
         if result.passed is not True:
             for line in failure_lines(result):
-                self._rich.print(f"    {escape(line)}")
+                self._rich.print(f"    {line}")
 
     def interrupted(self) -> None:
         """The user has had enough."""
@@ -131,7 +138,7 @@ class Console:
     def summary(self, results: Sequence[Result]) -> None:
         """The closing line."""
         words = [outcome(result) for result in results]
-        counts = ", ".join(f"{words.count(word)} {word}" for word in STYLES if word in words)
+        counts = ", ".join(f"{words.count(word)} {word}" for word in OUTCOMES if word in words)
         total = sum(result.duration_s for result in results)
         self._rich.print(
             f"{len(results)} scenario{'s' * (len(results) != 1)}: {counts} in {total:.1f} s"
@@ -141,20 +148,22 @@ class Console:
         """A line for each scenario."""
         for scenario in scenarios:
             model = scenario.model
+            about = printable(" ".join(model.description.split()))
             self._rich.print(
-                f"{scenario.name:<32} {model.mode:<9} {model.expect.verdict:<19} "
-                f"{escape(' '.join(model.description.split()))}"
+                f"{printable(scenario.name):<32} {model.mode:<9} {model.expect.verdict:<19} {about}"
             )
 
     def features(self, features: Iterable[Feature]) -> None:
         """What `testbed doctor` found."""
         for feature in features:
-            word, style = ("ok", "green") if feature.ok else ("missing", "red")
-            if not feature.ok and not feature.needed:
-                word, style = "absent", "yellow"
-            self._rich.print(f"[{style}]{word:<8}[/] {feature.name:<20} {escape(feature.detail)}")
+            word = "ok" if feature.ok else "missing" if feature.needed else "absent"
+            self._worded(word, f"{feature.name:<20} {feature.detail}")
             if not feature.ok and feature.remedy:
-                self._rich.print(f"         {'':<20} {escape(feature.remedy)}")
+                self._worded("", f"{'':<20} {feature.remedy}")
+
+    def _worded(self, word: str, text: str) -> None:
+        """A line that begins with a word in its colour."""
+        self._rich.print(Text.assemble((f"{word:<8}", STYLES.get(word, "")), f" {printable(text)}"))
 
     def _erase(self) -> None:
         if self._terminal and self._live is not None:

@@ -12,11 +12,14 @@ from .words import outcome
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:
-    """Write all results.
+    """Write all results; `docs/reports.md` says what each key is.
 
-    The file has `results`, a list of objects: `name`, `file`, `outcome` (`passed`, `FAILED`,
-    `unknown`, `lacking`), `verdict`, `duration_s`, `seed`, `repeat`, `reason`, `lacks`, and
-    `checks`: `name`, `passed` (null: cannot tell), `expected`, `got`, `where`.
+    Args:
+        path: the file; its folder is there.
+        results: in the order in which they ran.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     plain = [
         {

@@ -9,47 +9,56 @@ from pathlib import Path
 
 from testbed.scenario.result import Result
 
-from .words import failure_lines
+from .words import failure_lines, reason_line
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold; stderr holds anything."""
+"""What XML 1.0 cannot hold; names of files and stderr hold anything."""
 
 
 def write_junit(path: Path, results: Sequence[Result]) -> None:
-    """Write all results: an unknown outcome is an error, a lacking environment is skipped."""
-    suite = ET.Element(
+    """Write all results: an unknown outcome is an error, a lacking environment is skipped.
+
+    Args:
+        path: the file; its folder is there.
+        results: in the order in which they ran; a scenario that ran again is there again.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    suite = _element(
         "testsuite",
         name="testbed",
-        tests=str(len(results)),
-        failures=str(sum(result.passed is False for result in results)),
-        errors=str(sum(result.passed is None and result.lacks is None for result in results)),
-        skipped=str(sum(result.lacks is not None for result in results)),
+        tests=len(results),
+        failures=sum(result.passed is False for result in results),
+        errors=sum(result.passed is None and result.lacks is None for result in results),
+        skipped=sum(result.lacks is not None for result in results),
         time=f"{sum(result.duration_s for result in results):.3f}",
     )
-    for result in results:
-        case = ET.SubElement(
-            suite,
-            "testcase",
-            classname="testbed",
-            name=result.name,
-            file=str(result.path),
-            time=f"{result.duration_s:.3f}",
-        )
-        if result.passed is not True:
-            _not_passed(case, result)
+    suite.extend(_case(result) for result in results)
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
     ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def _not_passed(case: ET.Element, result: Result) -> None:
-    kind = "skipped" if result.lacks is not None else "error"
-    if result.passed is False:
-        kind = "failure"
-    lines = [NOT_XML.sub("?", line) for line in failure_lines(result)]
-    message = lines[0] if lines else result.verdict
-    if result.failures:
-        first = result.failures[0]
-        message = f"{first.name}: expected {first.expected}, got {first.got}"
-    ET.SubElement(case, kind, message=NOT_XML.sub("?", message)).text = "\n".join(lines)
+def _case(result: Result) -> ET.Element:
+    case = _element(
+        "testcase",
+        classname="testbed",
+        name=result.name,
+        file=result.path,
+        time=f"{result.duration_s:.3f}",
+    )
+    if result.passed is not True:
+        kind = "failure" if result.passed is False else "error"
+        said = _element(
+            "skipped" if result.lacks is not None else kind, message=reason_line(result)
+        )
+        said.text = NOT_XML.sub("?", "\n".join(failure_lines(result)))
+        case.append(said)
+    return case
+
+
+def _element(tag: str, **attributes: object) -> ET.Element:
+    texts = {name: NOT_XML.sub("?", str(value)) for name, value in attributes.items()}
+    return ET.Element(tag, texts)

@@ -1,0 +1,48 @@
+"""The story of a run: short, in order, and nothing of it lost that matters."""
+
+from __future__ import annotations
+
+from report_helpers import run_log
+
+from testbed.log import Event, Log
+from testbed.report.story import LINES_MAX, story
+
+
+def rarp(at_s: float, port: str = "destination") -> Event:
+    facts = {"port": port, "source": "52:54:00:12:34:56", "rarp": {}}
+    return Event(0, at_s, "switch", "frame", facts)
+
+
+def test_it_tells_what_happened_in_order_of_time() -> None:
+    told = list(story(run_log()))
+    texts = [line[9:] for line in told]
+    assert texts[:3] == [
+        "source       active",
+        "proxy        connection 1",
+        "proxy        damage_mark strikes: set at the footer of FULL cpu",
+    ]
+    assert [line[:7] for line in told] == sorted(line[:7] for line in told)
+
+
+def test_announcements_are_told_once_and_counted() -> None:
+    told = list(story(Log.of([rarp(0.1, "source"), rarp(1.0), rarp(1.05), rarp(1.2)])))
+    assert len(told) == 2
+    assert "RARP for 52:54:00:12:34:56 comes in from the destination" in told[0]
+    assert "3 announcements" in told[1]
+
+
+def test_it_has_an_end() -> None:
+    log = Log()
+    for _ in range(1000):
+        log.write("source", "stderr", line="noise", text="noise")
+    told = list(story(log))
+    assert len(told) == LINES_MAX + 1
+    assert told[-1].strip() == "..."
+
+
+def test_a_process_that_was_asked_to_end_is_no_news() -> None:
+    log = Log()
+    log.write("source", "process-ended", status=0, asked=True)
+    log.write("destination", "process-ended", signal="SIGSEGV", asked=False)
+    (line,) = story(log)
+    assert line.endswith("its process ends: SIGSEGV")
