@@ -1,0 +1,147 @@
+"""The command line as a user has it: a process, its output, its exit status."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "scenarios"
+COMMAND = [sys.executable, "-m", "testbed"]
+WITHIN_S = 60
+
+
+def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+    )
+
+
+def on_a_terminal(*arguments: str | Path, **environment: str) -> str:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "wb", buffering=0) as side:
+            process = subprocess.Popen(
+                [*COMMAND, *map(str, arguments)],
+                cwd=ROOT,
+                env={**os.environ, "TERM": "xterm", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=side,
+                stderr=side,
+            )
+        written = bytearray()
+        try:
+            while more := terminal.read(1 << 16):
+                written += more
+        except OSError:  # EIO: nobody has its other end open any more
+            pass
+        assert process.wait(WITHIN_S) is not None
+    return written.decode()
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.yaml"
+    path.write_text("description: x\nmode: precpy\nexpect: {verdict: completed}\n")
+    return path
+
+
+def test_check_of_the_library_finds_nothing_wrong() -> None:
+    done = command("check", "scenarios")
+    count = len(list(LIBRARY.rglob("*.yaml")))
+    assert (done.returncode, done.stdout) == (0, f"{count} scenarios: nothing wrong\n")
+    assert done.stderr == ""
+
+
+def test_check_says_what_is_wrong_and_where(bad: Path) -> None:
+    done = command("check", "scenarios", bad)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{bad}:2:7: mode: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["run", "check", "list"])
+def test_a_file_that_is_not_there_is_said(name: str) -> None:
+    done = command(name, "nosuch.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nosuch.yaml:1:1: no such file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source-qemu", "'"], "--source-qemu: No closing quotation"),
+        (["--destination-qemu", ""], "--destination-qemu: expected a binary or a command"),
+        (["--junit", "nosuch/it.xml"], "nosuch/it.xml"),
+        (["--json", "nosuch/it.json"], "nosuch/it.json"),
+        (["--keep", "--repeat", "2"], "--keep leaves one run up"),
+        (["--repeat", "0"], "'--repeat'"),
+        (["--seed", "-1"], "'--seed'"),
+        (["--accel", "xen"], "'--accel'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_said_before_anything_runs(
+    arguments: list[str], said: str
+) -> None:
+    done = command("run", *arguments, "scenarios/precopy_ok.yaml")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_command_is_usage() -> None:
+    assert command("frobnicate").returncode == 2
+
+
+def test_list_has_a_plain_line_for_each_scenario() -> None:
+    done = command("list", FORCE_COLOR="")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == sorted(
+        path.stem for path in LIBRARY.rglob("*.yaml")
+    )
+    assert "\x1b" not in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as listing:
+        assert listing.stdout is not None
+        listing.stdout.close()
+        assert listing.stderr is not None
+        assert listing.stderr.read() == b""
+
+
+@pytest.mark.live
+def test_a_qemu_that_is_not_there_is_one_clear_message_and_status_3(tmp_path: Path) -> None:
+    report = tmp_path / "it.json"
+    done = command("run", "--source-qemu", "/nosuch", "--json", report, "scenarios/precopy_ok.yaml")
+    assert done.returncode == 3
+    assert done.stderr == ""
+    assert "/nosuch" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert '"outcome": "lacking"' in report.read_text()
+
+
+@pytest.mark.live
+def test_on_a_terminal_a_live_line_says_what_runs() -> None:
+    written = on_a_terminal("run", "--source-qemu", "/nosuch", "scenarios/precopy_ok.yaml")
+    assert "\r\x1b[2Kprecopy_ok  " in written
+    assert "\x1b[33mlacking" in written
+
+
+@pytest.mark.live
+def test_no_color_is_respected_on_a_terminal() -> None:
+    arguments = ("run", "--source-qemu", "/nosuch", "scenarios/precopy_ok.yaml")
+    written = on_a_terminal(*arguments, NO_COLOR="1")
+    assert "lacking" in written
+    assert "\x1b[33m" not in written
