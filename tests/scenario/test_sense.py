@@ -1,0 +1,150 @@
+"""Combinations that no run could fulfil are refused, at the key that shows it."""
+
+from pathlib import Path
+
+import pytest
+
+from testbed.scenario.load import ScenarioError, load
+
+POSTCOPY = "mode: postcopy"
+PRECOPY = "mode: precopy"
+GOOD = "expect: {verdict: completed}"
+
+
+def faults(*each: str) -> str:
+    return "\n".join(["faults:", *(f"  - {{{fault}}}" for fault in each)])
+
+
+RESET = "do: reset"
+
+# Lines of the file after its description; where (line and column) and the start of what is said.
+CASES: list[tuple[tuple[str, ...], str]] = [
+    (
+        (PRECOPY, "capabilities: {postcopy-ram: true}", GOOD),
+        "3:30: capabilities.postcopy-ram: the scenario's `mode` is precopy",
+    ),
+    (
+        (POSTCOPY, "capabilities: {postcopy-ram: false}", GOOD),
+        "3:30: capabilities.postcopy-ram: the scenario's `mode` is postcopy",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{message: PONG}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: without the capability return-path nothing ever comes",
+    ),
+    (
+        (
+            POSTCOPY,
+            faults(
+                f"name: a, at: {{section: cpu}}, {RESET}", f"name: a, at: {{section: ram}}, {RESET}"
+            ),
+            GOOD,
+        ),
+        "5:12: faults[1].name: another fault is named 'a' already",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{section: cpu}}, {RESET}, attempt: 2"), GOOD),
+        "4:46: faults[0].attempt: the steps have 1 attempts",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{command: POSTCOPY_RUN}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: POSTCOPY_RUN never passes",
+    ),
+    (
+        (
+            PRECOPY,
+            "capabilities: {return-path: true}",
+            faults(f"at: {{message: REQ_PAGES}}, {RESET}"),
+            GOOD,
+        ),
+        "5:10: faults[0].at: REQ_PAGES never comes",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{page: 7, phase: postcopy}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: there is no postcopy phase",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{page: 7, page_record: 7}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: say which: `page`",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{side: source, state: active, event: STOP}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: say which: `state`",
+    ),
+    (
+        (PRECOPY, faults('at: {section: cpu}, do: {insert: {hex: "00", command: 7}}'), GOOD),
+        "faults[0].do.insert: say which: `hex`, `command` or `section`",
+    ),
+    (
+        (PRECOPY, faults("at: {side: source, event: STOP}, do: delete"), GOOD),
+        "4:5: faults[0]: a state is no place in the stream",
+    ),
+    (
+        (PRECOPY, faults("at: {section: cpu}, do: {set: 1}"), GOOD),
+        "4:5: faults[0]: say which `part` of the section",
+    ),
+    (
+        (PRECOPY, "steps: [{migrate: {}}, {start_postcopy: {}}]", GOOD),
+        "3:24: steps[1]: start_postcopy needs a scenario whose `mode` is postcopy",
+    ),
+    (
+        (PRECOPY, "steps: [{migrate: {}}, {migrate: {}}]", GOOD),
+        "3:24: steps[1]: a scenario migrates once",
+    ),
+    ((PRECOPY, "steps: [{wait: {}}, {migrate: {}}]", GOOD), "3:9: steps[0]: wait comes before"),
+    ((PRECOPY, "steps: [{wait_for_guest: {}}]", GOOD), "steps: no `migrate` step"),
+    (
+        (PRECOPY, "expect: {verdict: hang}"),
+        "3:19: expect.verdict: a bad outcome is expected",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, known_outcome: so it is}"),
+        "3:45: expect.known_outcome: completed is a good outcome",
+    ),
+    (
+        (PRECOPY, "steps: [{migrate: {}}, {retry: {}}]", GOOD),
+        "4:9: expect: `retry` is both a step and an expectation, or neither",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, outage: {max: 1s}}"),
+        "3:38: expect.outage: only `network.probe` measures an outage",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, device_state: equal}"),
+        "3:44: expect.device_state: only a destination that never ran",
+    ),
+    (
+        (PRECOPY, "steps: [{migrate: {}}]", "expect: {verdict: completed, memory: intact}"),
+        "4:38: expect.memory: no step `check_memory`",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, wire: [{command: PING, message: PONG}]}"),
+        "3:37: expect.wire[0]: say which: `section`, `command` or `message`",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, announce: {schedule: [1ms]}}"),
+        "3:40: expect.announce: a `schedule` has a `tolerance`",
+    ),
+]
+
+
+def written(folder: Path, lines: tuple[str, ...]) -> Path:
+    path = folder / "it.yaml"
+    path.write_text("\n".join(["description: makes no sense", *lines, ""]))
+    return path
+
+
+@pytest.mark.parametrize(("lines", "said"), CASES, ids=[said[:70] for _, said in CASES])
+def test_what_no_run_could_do_is_refused(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:
+    path = written(tmp_path, lines)
+    with pytest.raises(ScenarioError) as refused:
+        load(path)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{path}:")
+    assert said in line
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    lines = (PRECOPY, "steps: [{wait: {}}, {recover: {}}]", "expect: {verdict: hang}")
+    with pytest.raises(ScenarioError) as refused:
+        load(written(tmp_path, lines))
+    assert len(str(refused.value).splitlines()) == 5
