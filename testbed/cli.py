@@ -194,7 +194,8 @@ def _command(option: str, text: str) -> tuple[str, ...]:
 def _writable_file(path: Path) -> None:
     """A report that could not be written after a long run would be found out too late."""
     try:
-        path.touch()
+        with path.open("a"):
+            pass
     except OSError as error:
         _usage(f"{path}: cannot be written: {error.strerror}")
 

@@ -25,6 +25,7 @@ PAGE_SHIFT      equ 12
 PAGE_WORDS      equ 1024
 SECTORS         equ 2                   ; after the first
 COM1            equ 0x3f8
+CR4_PSE         equ 0x10
 TICKS_PER_SECOND equ 100
 PIT_DIVISOR     equ 11932               ; 1193182 Hz / 11932 = 100 Hz
 TICKS_PER_LINE  equ 10
@@ -145,8 +146,14 @@ run:    cmp     edi, [STATE_TICKS]
         jmp     run
 
 ; Stamp page ebx with pass ecx: word 0 is the pass, word 2 the check; advance both; and only then
-; say so in the state page, in one store.
-stamp:  mov     eax, [first_page]
+; say so in the state page, in one store. First flush the TLB, as a guest that switches processes
+; does all the time: TCG before QEMU 9.0 forgets writes through an entry that it has kept since a
+; migration's dirty bitmap was cleared, and the migration then completes with stale pages. Writing
+; a changed CR4.PSE flushes with paging off as well.
+stamp:  mov     eax, cr4
+        xor     eax, CR4_PSE
+        mov     cr4, eax
+        mov     eax, [first_page]
         add     eax, ebx
         mov     edx, eax
         shl     edx, PAGE_SHIFT

@@ -1,4 +1,4 @@
-"""The scripts that the README names: what they say where something is missing, and that they hold."""
+"""The scripts that the README names: that they hold, and what they say where things lack."""
 
 from __future__ import annotations
 
