@@ -29,19 +29,19 @@ from .plan import (
 )
 
 
-def describe(element: Element) -> str:
+def describe(element: Element, *, page_bytes: int = 4096) -> str:
     """What an element is: `footer of FULL cpu, instance 0, section 9`."""
-    return f"{_what(element)}{_section(element)}"
+    return f"{_what(element, page_bytes)}{_section(element)}"
 
 
-def _what(element: Element) -> str:
+def _what(element: Element, page_bytes: int) -> str:
     match element.value:
         case SectionHeader():
             return "header"
         case SectionFooter():
             return "footer"
         case RamPage(block=block, offset_bytes=offset):
-            return f"page {offset // 4096} of {block}"
+            return f"page {offset // page_bytes} of {block}"
         case RamBlock(idstr=idstr):
             return f"block list entry {idstr}"
         case RamTotal() | RamMark():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from testbed.wire.element import Element, SectionHeader
 
+from .command import Command, End, GoDark, Wait
 from .place import Miss, Range
 from .plan import (
     Blackhole,
@@ -18,12 +19,13 @@ from .plan import (
     Reset,
     SectionPlace,
     SetField,
+    Side,
     Stall,
     Truncate,
 )
 
 BETWEEN_BYTES = (Close, Reset, Blackhole, Stall, Truncate)
-"""Actions on the connection: they change no byte."""
+"""Actions that change no byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,25 @@ def edit_of(fault: Fault, found: Range, element: Element) -> Edit:
         case _:
             at = _between(fault, found)
             return Edit(fault, at, at)
+
+
+def connection_commands(fault: Fault) -> list[Command]:
+    """The commands of an action on the connection; none for those on content."""
+    match fault.action:
+        case Close(side=side):
+            return [End(each, reset=False) for each in _each(side)]
+        case Reset(side=side):
+            return [End(each, reset=True) for each in _each(side)]
+        case Blackhole(toward=toward, swallow=swallow):
+            return [GoDark(each, swallow) for each in _each(toward)]
+        case Stall(for_s=for_s, toward=toward):
+            return [Wait(each, for_s) for each in _each(toward)]
+        case _:
+            return []
+
+
+def _each(side: Side) -> tuple[Side, ...]:
+    return (Side.SOURCE, Side.DESTINATION) if side is Side.BOTH else (side,)
 
 
 def _between(fault: Fault, found: Range) -> int:

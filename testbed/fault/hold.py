@@ -21,6 +21,7 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.structs import U32
 
 from .ledger import DEVICE_BYTES_MAX
 
@@ -60,9 +61,10 @@ class Hold:
 
 def package_bytes(element: Element) -> int:
     """Bytes of the package that this element announces; 0 if it announces none."""
-    value = element.value
-    is_package = isinstance(value, Command) and value.command == CommandType.PACKAGED
-    return int.from_bytes(value.payload, "big") if is_package and len(value.payload) == 4 else 0
+    match element.value:
+        case Command(command=CommandType.PACKAGED, payload=payload) if len(payload) == U32.size:
+            return int(U32.unpack(payload)[0])
+    return 0
 
 
 def begins_device_phase(element: Element) -> bool:
@@ -74,8 +76,8 @@ def begins_device_phase(element: Element) -> bool:
 
 def resized(packaged: bytes, delta: int) -> bytes:
     """The command PACKAGED for a package that has grown by `delta` bytes."""
-    size = int.from_bytes(packaged[-4:], "big") + delta
-    return packaged[:-4] + size.to_bytes(4, "big")
+    (size,) = U32.unpack(packaged[-U32.size :])
+    return packaged[: -U32.size] + U32.pack(size + delta)
 
 
 def _payload_sizes(elements: list[Element]) -> dict[tuple[str, int], int]:

@@ -30,12 +30,14 @@ from .plan import (
     Delete,
     ElementPlace,
     Fault,
+    FlipBits,
     MessagePlace,
     OffsetPlace,
     PagePlace,
     Place,
     Point,
     SectionPlace,
+    SetField,
     StatePlace,
 )
 
@@ -83,7 +85,7 @@ class Matcher:
         self.fault = fault
         self._count = 0
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, known: Known, /) -> Range | None:
         """The range in this element that the fault names, or None.
 
         Raises:
@@ -105,25 +107,26 @@ class _Section(Matcher):
         self._at_end = fault.point is Point.AFTER and not isinstance(fault.action, Delete)
         self._header: Element | None = None
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, known: Known, /) -> Range | None:
         if isinstance(element.value, SectionHeader):
             matched = self._matches(element.value) and self._nth(self._place.occurrence)
             self._header = element if matched else None
         if self._header is None or element.section is None:
             return None
+        is_footer = isinstance(element.value, SectionFooter)
         match self._place.part:
             case "section":
                 found = self._in_section(self._header, element)
+            case "payload" if is_footer:
+                found = self._payload_end()
             case "payload":
                 found = self._in_payload(self._header, element, known)
             case "header":
                 found = self._narrowed(element) if element is self._header else None
             case _:
-                is_footer = isinstance(element.value, SectionFooter)
                 found = self._narrowed(element) if is_footer else None
-        if found is None and isinstance(element.value, SectionFooter):
-            byte = self._place.byte
-            raise Miss(f"its {self._place.part} {'is empty' if byte is None else f'has no {byte=}'}")
+        if found is None and is_footer:
+            raise Miss(self._outside(element.offset - self._header.end))
         return found
 
     def _matches(self, header: SectionHeader) -> bool:
@@ -147,16 +150,31 @@ class _Section(Matcher):
             return narrowed(element, None, byte) if is_footer and byte >= -FOOTER_BYTES else None
         return _byte_at(element, header.offset + byte)
 
+    def _payload_end(self) -> Range | None:
+        """Between payload and footer: where an empty payload lies, and the end of memory's."""
+        between = not isinstance(self.fault.action, SetField | FlipBits | Delete)
+        return Range(0, 0) if between and self._place.byte is None else None
+
+    def _outside(self, payload_bytes: int) -> str:
+        byte, part = self._place.byte, self._place.part
+        if byte is None:
+            return f"its {part} is empty"
+        size = payload_bytes if part == "payload" else f"{payload_bytes} between header and footer"
+        return f"byte {byte} lies outside: there are {size}"
+
     def _in_payload(self, header: Element, element: Element, known: Known) -> Range | None:
         place = self._place
-        if isinstance(element.value, SectionHeader | SectionFooter):
+        if isinstance(element.value, SectionHeader):
             return None
         if isinstance(element.value, Payload):
             if place.field is None:
                 return self._narrowed(element)
             return _field(element, place.field, place.byte, known.layout)
-        if place.byte is None:  # RAM: records one after the other
-            return Range.whole(element)
+        # RAM: records one after the other
+        if place.field is not None:
+            raise Miss("only device state has fields: for memory name a `block` and page")
+        if place.byte is None:
+            return None if self._at_end else Range.whole(element)
         return _byte_at(element, header.end + place.byte) if place.byte >= 0 else None
 
 
@@ -165,7 +183,7 @@ class _Page(Matcher):
         super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, known: Known, /) -> Range | None:
         page, place = element.value, self._place
         if not isinstance(page, RamPage) or not fnmatchcase(page.block, place.block):
             return None
@@ -186,7 +204,7 @@ class _Named(Matcher):
         self._place = place
         self._name = place.command if isinstance(place, CommandPlace) else place.message
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, _known: Known, /) -> Range | None:
         if not isinstance(element.value, Command | Message) or element.value.name != self._name:
             return None
         if not self._nth(self._place.occurrence):
@@ -201,7 +219,7 @@ class _Single(Matcher):
         super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, _known: Known, /) -> Range | None:
         if not isinstance(element.value, ELEMENTS[self._place.element]):
             return None
         return narrowed(element, self._place.field, self._place.byte)
@@ -212,7 +230,7 @@ class _Offset(Matcher):
         super().__init__(fault)
         self._place = place
 
-    def find(self, element: Element, known: Known) -> Range | None:
+    def find(self, element: Element, _known: Known, /) -> Range | None:
         return _byte_at(element, self._place.offset)
 
 

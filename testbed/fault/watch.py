@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from testbed.wire.element import (
     Command,
     Element,
     EndOfStream,
+    FileHeader,
     Message,
     MessageType,
     Opaque,
@@ -17,14 +19,26 @@ from testbed.wire.element import (
     RamPage,
     SectionFooter,
     SectionHeader,
+    SectionType,
     VmDescription,
 )
 
-SINGLY_MAX = 20
-"""PART sections of one idstr, and page requests, that are logged one by one; then only counted."""
+PARTS_MAX = 20
+"""PART sections of one idstr that are logged one by one; then only counted."""
+REQUESTS_MAX = 100
+"""Page requests that are logged one by one; then only counted."""
+SINGLY_MAX = 2000
+"""Other sections, commands and messages that are logged one by one; a machine has some 100."""
 OPAQUE_MAX = 10
+NAMES_MAX = 500
+"""Different names in the totals."""
 PROGRESS_BYTES = 1 << 20
-"""Between two reports of progress."""
+PROGRESS_PAGES = 1 << 8
+"""Whichever comes first between two reports of progress: a zero page takes nine bytes."""
+REQUESTS = frozenset({MessageType.REQ_PAGES, MessageType.REQ_PAGES_ID})
+WITH_VALUE = frozenset({MessageType.SHUT, MessageType.PONG, MessageType.RESUME_ACK})
+PAYLOAD_BYTES_MAX = 16
+FORWARD, RETURN_PATH = "forward", "return path"
 
 Fact = tuple[str, Mapping[str, Any]]
 
@@ -37,32 +51,28 @@ class Watch:
         self._sections: Counter[str] = Counter()
         self._commands: Counter[str] = Counter()
         self._messages: Counter[str] = Counter()
+        self._pages_of: Counter[str] = Counter()
+        self._singly = 0
         self._opaque = 0
         self._pages = 0
         self._zero_pages = 0
         self._bytes = 0
-        self._reported = 0
+        self._reported = (0, 0)  # bytes, pages
         self._section_offset = 0
         self._section_pages = (0, 0)
 
     def element(self, element: Element) -> Iterator[Fact]:
         """What there is to say of an element."""
-        self._bytes = element.end
         match element.value:
-            case RamPage(flags=flags):
-                self._pages += 1
-                self._zero_pages += bool(flags & RamFlag.ZERO)
             case SectionHeader():
                 self._section_offset = element.offset
                 self._section_pages = self._pages, self._zero_pages
             case SectionFooter():
                 yield from self._section(element)
-            case Command(payload=payload) as command:
-                self._commands[command.name] += 1
-                facts = {"command": command.name, "offset": element.offset}
-                if len(payload) <= 16:
-                    facts["payload"] = payload.hex()
-                yield "command", {**facts, "in_package": element.in_package}
+            case FileHeader(version=version):
+                yield "file-header", {"offset": element.offset, "version": version}
+            case Command() as command:
+                yield from self._command(command, element)
             case Message() as message:
                 yield from self._message(message, element.offset)
             case EndOfStream():
@@ -70,10 +80,14 @@ class Watch:
             case VmDescription(text=text):
                 yield "vmdesc", {"offset": element.offset, "length": len(text)}
             case Opaque(why=why):
-                self._opaque += 1
-                if self._opaque <= OPAQUE_MAX:
-                    facts = {"why": why, "offset": element.offset, "length": len(element.raw)}
-                    yield "opaque", {**facts, "direction": self._direction}
+                yield from self._unread(why, element)
+
+    def page(self, page: RamPage) -> None:
+        """Count a page record; there is nothing to say of a single one."""
+        self._pages += 1
+        self._pages_of[page.block] += 1
+        if page.flags & RamFlag.ZERO:
+            self._zero_pages += 1
 
     def _section(self, element: Element) -> Iterator[Fact]:
         header = element.section
@@ -81,7 +95,10 @@ class Watch:
             return
         name = f"{header.type.name} {header.idstr}"
         self._sections[name] += 1
-        if self._sections[name] > SINGLY_MAX:
+        if header.type is SectionType.PART:
+            if self._sections[name] > PARTS_MAX:
+                return
+        elif not self._is_single():
             return
         pages, zero_pages = self._section_pages
         facts: dict[str, Any] = {
@@ -98,34 +115,62 @@ class Watch:
             facts |= {"pages": self._pages - pages, "zero_pages": self._zero_pages - zero_pages}
         yield "section", facts
 
+    def _command(self, command: Command, element: Element) -> Iterator[Fact]:
+        self._commands[command.name] += 1
+        if not self._is_single():
+            return
+        facts: dict[str, Any] = {"command": command.name, "offset": element.offset}
+        if len(command.payload) <= PAYLOAD_BYTES_MAX:
+            facts["payload"] = command.payload.hex()
+        yield "command", {**facts, "in_package": element.in_package}
+
     def _message(self, message: Message, offset: int) -> Iterator[Fact]:
         self._messages[message.name] += 1
-        if self._messages[message.name] > SINGLY_MAX:
+        if message.type in REQUESTS:
+            if self._messages[message.name] > REQUESTS_MAX:
+                return
+        elif not self._is_single():
             return
         facts: dict[str, Any] = {"message": message.name, "offset": offset}
-        if message.type in (MessageType.SHUT, MessageType.PONG, MessageType.RESUME_ACK):
+        if message.type in WITH_VALUE:
             facts["value"] = int.from_bytes(message.payload, "big")
         yield "message", facts
 
-    def progress(self, phase: str | None) -> Iterator[Fact]:
-        """How far the direction is, once in `PROGRESS_BYTES`."""
-        if self._bytes - self._reported >= PROGRESS_BYTES:
-            self._reported = self._bytes
-            facts = {"direction": self._direction, "bytes": self._bytes, "pages": self._pages}
-            yield "progress", {**facts, "phase": str(phase) if phase is not None else None}
+    def _unread(self, why: str, element: Element) -> Iterator[Fact]:
+        self._opaque += 1
+        if self._opaque <= OPAQUE_MAX:
+            facts = {"why": why, "offset": element.offset, "length": len(element.raw)}
+            yield "opaque", {**facts, "direction": self._direction}
 
-    def totals(self, seen: str) -> Iterator[Fact]:
+    def _is_single(self) -> bool:
+        self._singly += 1
+        return self._singly <= SINGLY_MAX
+
+    def progress(self, at_bytes: int, phase: str | None) -> Iterator[Fact]:
+        """How far the direction is, now and then; `at_bytes` have come."""
+        self._bytes = at_bytes
+        reported_bytes, reported_pages = self._reported
+        if (
+            at_bytes - reported_bytes >= PROGRESS_BYTES
+            or self._pages - reported_pages >= PROGRESS_PAGES
+        ):
+            self._reported = at_bytes, self._pages
+            facts = {"direction": self._direction, "bytes": at_bytes, "pages": self._pages}
+            yield "progress", {**facts, "phase": phase}
+
+    def totals(self, seen: str) -> Fact:
         """All that passed, when the direction has ended."""
-        yield (
+        return (
             "stream-totals",
             {
                 "direction": self._direction,
                 "bytes": self._bytes,
                 "pages": self._pages,
                 "zero_pages": self._zero_pages,
-                "sections": dict(self._sections.most_common(500)),
-                "commands": dict(self._commands),
-                "messages": dict(self._messages),
+                "pages_of": dict(islice(self._pages_of.items(), NAMES_MAX)),
+                "sections": dict(self._sections.most_common(NAMES_MAX)),
+                "commands": dict(islice(self._commands.items(), NAMES_MAX)),
+                "messages": dict(islice(self._messages.items(), NAMES_MAX)),
                 "seen": seen,
             },
         )

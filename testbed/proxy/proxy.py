@@ -13,20 +13,23 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Protocol
 
-from testbed.fault.engine import FaultEngine, Relay
+from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Side
+from testbed.fault.relay import Passing
 from testbed.log import Log
 from testbed.tasks import beside
 
-from .connection import Connection
+from .connection import FIRST_BYTES, Connection
 from .side import SideSocket
 
-FIRST_BYTES = 4
 CONNECTIONS_MAX = 256
 """Open at one time; a source opens three and as many as it has multifd channels."""
+CONNECT_S = 10.0
+"""For the destination to take a connection: it is one hop away."""
+RECV_BITMAP = b"\x08\x00\x0a"
+"""The command that a recovery begins with; it has no file header."""
 Address = tuple[str, int]
 
 
@@ -35,6 +38,9 @@ class OpensSockets(Protocol):
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Open a socket there."""
+
+
+HERE: OpensSockets = socket
 
 
 class Proxy:
@@ -48,17 +54,17 @@ class Proxy:
         self._namespace = namespace
         self._log = log
         self._opened = 0
-        self._in_attempt = 0
+        self._is_first = True  # no connection of this attempt has gone onward, or is about to
         self._waiting: set[SideSocket] = set()  # accepted, not connected onward yet
         self._live: set[Connection] = set()
-        self._group: asyncio.TaskGroup
+        self._main: Connection | None = None
 
     @classmethod
     @asynccontextmanager
     async def start(
         cls,
         *,
-        namespace: OpensSockets,
+        namespace: OpensSockets | None = None,
         listen: Address,
         upstream: Address,
         engine: FaultEngine,
@@ -67,7 +73,7 @@ class Proxy:
         """Listen until the block ends; what is still open then is reset.
 
         Args:
-            namespace: opens the sockets of both sides.
+            namespace: opens the sockets of both sides; None: this process's own.
             listen: IPv4 address and port for the source.
             upstream: where the destination listens.
             engine: says what happens to what passes.
@@ -76,6 +82,7 @@ class Proxy:
         Raises:
             OSError: the address cannot be listened on.
         """
+        namespace = namespace or HERE
         proxy = cls(namespace, upstream, engine, log)
         with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,13 +98,15 @@ class Proxy:
     def next_attempt(self) -> None:
         """What comes now is another migration; what is left of the last one is reset."""
         self._abort()
-        self._in_attempt = 0
+        self._is_first = True
+        self._main = None
         self.engine.next_attempt()
 
     def observed(self, side: Side, event: str, status: str | None = None) -> None:
         """Tell the engine what QMP reported; what it answers happens at once."""
-        for connection in tuple(self._live):
-            connection.observed(side, event, status)
+        commands = self.engine.observed(side, event, status)
+        if self._main is not None:
+            self._main.act(commands)
 
     def _abort(self) -> None:
         for source in self._waiting:
@@ -114,66 +123,82 @@ class Proxy:
                     accepted.close()
                     continue
                 self._opened += 1
-                self._in_attempt += 1
-                group.create_task(
-                    self._connection(SideSocket(accepted), self._opened, self._in_attempt == 1)
-                )
+                is_first, self._is_first = self._is_first, False
+                group.create_task(self._connection(SideSocket(accepted), self._opened, is_first))
 
     async def _connection(self, source: SideSocket, number: int, is_first: bool) -> None:
         """One connection from accept to end."""
-        self._log.write(
-            "proxy", "connection-opened", connection=number, attempt=self.engine.attempt
-        )
+        attempt = self.engine.attempt
+        self._log.write("proxy", "connection-opened", connection=number, attempt=attempt)
+        self._waiting.add(source)
         try:
             # A later connection goes onward at once: the destination may wait for it to be there.
-            self._waiting.add(source)
-            first = await self._first_bytes(source) if is_first else b""
-            if source.gone or (is_first and not first):
-                return  # reset by us; or it never spoke, and a destination must not see it
-            destination = await self._connect(number)
-            self._waiting.discard(source)
+            first = await source.read_first(FIRST_BYTES) if is_first else b""
+            silent = is_first and not first  # a waiting destination must not see it
+            destination = None if silent or source.gone else await self._connect(number)
             if destination is None:
-                source.reset()
+                self._is_first |= is_first and attempt == self.engine.attempt
+                self._refuse(source, number, silent=silent)
                 return
             if source.gone:
                 destination.reset()
                 return
-            sides = {Side.SOURCE: source, Side.DESTINATION: destination}
-            connection = Connection(number, sides, partial(self._identify, number), self._log)
-            self._live.add(connection)
-            try:
-                await connection.run(first)
-            finally:
-                self._live.discard(connection)
+            self._waiting.discard(source)
+            await self._relay(number, source, destination, first)
         finally:
             self._waiting.discard(source)
             source.close()
 
-    def _identify(self, number: int, first: bytes) -> Relay | None:
-        channel = _channel(first)
-        self._log.write("proxy", "connection-identified", connection=number, channel=channel)
-        return self.engine.connection() if channel == "main" else None
+    def _refuse(self, source: SideSocket, number: int, *, silent: bool) -> None:
+        """End a connection that never went onward."""
+        ended_by = "source" if silent and not source.gone else "proxy"
+        how = "FIN" if ended_by == "source" and not source.reset_seen else "RST"
+        if not silent:
+            source.reset()
+        self._log.write(
+            "proxy",
+            "connection-ended",
+            connection=number,
+            ended_by=ended_by,
+            how=how,
+            bytes_forward=0,
+            bytes_back=0,
+        )
 
-    async def _first_bytes(self, source: SideSocket) -> bytes:
-        first = b""
-        while len(first) < FIRST_BYTES and (more := await source.read()):
-            first += more
-        return first
+    async def _relay(
+        self, number: int, source: SideSocket, destination: SideSocket, first: bytes
+    ) -> None:
+        def identify(first: bytes) -> Passing:
+            channel = _channel(first)
+            self._log.write("proxy", "connection-identified", connection=number, channel=channel)
+            if channel not in ("main", "recovery"):
+                return Passing()
+            self._main = connection
+            return self.engine.connection(recovers=channel == "recovery")
+
+        sides = {Side.SOURCE: source, Side.DESTINATION: destination}
+        connection = Connection(number, sides, identify, self._log)
+        self._live.add(connection)
+        try:
+            await connection.run(first)
+        finally:
+            self._live.discard(connection)
 
     async def _connect(self, number: int) -> SideSocket | None:
         opened = self._namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
         opened.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(opened, self.upstream)
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.get_running_loop().sock_connect(opened, self.upstream)
         except OSError as error:
             opened.close()
-            name = errno.errorcode.get(error.errno or 0, "")
+            code = error.errno or errno.ETIMEDOUT
             self._log.write(
                 "proxy",
                 "upstream-refused",
                 connection=number,
                 address="{}:{}".format(*self.upstream),
-                error=f"{name} {os.strerror(error.errno or 0)}".strip(),
+                error=f"{errno.errorcode[code]} {os.strerror(code)}",
             )
             return None
         except BaseException:
@@ -190,4 +215,6 @@ def _channel(first: bytes) -> str:
         return "tls"
     if not first or first.startswith(b"\x00\x00"):
         return "preempt"
+    if first.startswith(RECV_BITMAP):
+        return "recovery"
     return "main"

@@ -26,25 +26,36 @@ class SideSocket:
         self._socket = opened
         self._loop = asyncio.get_running_loop()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._gone = asyncio.Event()
         self.finished = False  # we sent FIN
-        self.gone = False  # closed or reset by us
         self.reset_seen = False  # the peer reset it
-        self.bytes_in = 0
         self.bytes_out = 0
+
+    @property
+    def gone(self) -> bool:
+        """Closed or reset by us."""
+        return self._gone.is_set()
+
+    async def until_gone(self) -> None:
+        """Wait until we have closed or reset it."""
+        await self._gone.wait()
+
+    async def read_first(self, count: int) -> bytes:
+        """The first `count` bytes and what came with them; fewer if the peer ends before."""
+        first = b""
+        while len(first) < count and (more := await self.read()):
+            first += more
+        return first
 
     async def read(self) -> bytes:
         """What the peer sent next; empty at its FIN, its RST, and once this side is gone."""
-        while not self.gone:
+        while not (self.gone or self.reset_seen):
             try:
-                data = self._socket.recv(READ_BYTES)
+                return self._socket.recv(READ_BYTES)
             except BlockingIOError:
                 await self._ready(self._loop.add_reader, self._loop.remove_reader)
             except OSError:
                 self.reset_seen = True
-                return b""
-            else:
-                self.bytes_in += len(data)
-                return data
         return b""
 
     async def write(self, data: bytes) -> None:
@@ -93,7 +104,7 @@ class SideSocket:
         """Give the socket back; who waits for it goes on."""
         if self.gone:
             return
-        self.gone = True
+        self._gone.set()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()

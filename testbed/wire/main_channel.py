@@ -65,6 +65,11 @@ class MainChannel(Channel):
         super().__init__()
 
     @property
+    def page_bytes(self) -> int:
+        """Target page size, as far as the stream told."""
+        return self._ram.page_bytes
+
+    @property
     def confirmed(self) -> bool:
         """The vmdesc came and agrees with the boundaries of every device section."""
         return self.layout is not None and not self.corrections

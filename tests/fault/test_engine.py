@@ -1,11 +1,13 @@
 """The fault engine in playbooks: bytes in, exact commands out."""
 
-import pytest
-from fault_helpers import BOTH, DESTINATION, SOURCE, acts, run, through
-from wire_helpers import PAGES, device, postcopy, precopy, ram_part, steps
+from typing import TypeGuard
 
-from testbed.fault.command import Command, End, GoDark, HalfClose, Send, Wait
-from testbed.fault.engine import FaultEngine
+import pytest
+from fault_helpers import BOTH, DESTINATION, SOURCE, acts, passed, run, struck, through
+from wire_helpers import PAGES, device, postcopy, precopy, ram_part, recorded, steps
+
+from testbed.fault.command import Command, End, GoDark, HalfClose, Observed, Send, Wait
+from testbed.fault.engine import FaultEngine, validate_fault
 from testbed.fault.plan import (
     Action,
     Blackhole,
@@ -16,6 +18,7 @@ from testbed.fault.plan import (
     Fault,
     FlipBits,
     Insert,
+    MessagePlace,
     OffsetPlace,
     PagePlace,
     Place,
@@ -24,10 +27,11 @@ from testbed.fault.plan import (
     SectionPlace,
     SetField,
     Stall,
+    StatePlace,
     Truncate,
 )
-from testbed.wire import build_command, encode
-from testbed.wire.element import CommandType, EndOfStream
+from testbed.wire import build_command, build_message, encode
+from testbed.wire.element import CommandType, EndOfStream, MessageType
 
 STREAM = precopy()
 NET = device(7, "0000:00:02.0/virtio-net", b"ring \x7e\0\0\0 index")
@@ -74,10 +78,14 @@ def test_an_action_falls_between_two_bytes(
     assert commands == [
         Send(DESTINATION, STREAM[:at]),
         *expected,
-        Send(DESTINATION, STREAM[at:]),
-        HalfClose(DESTINATION),
+        *([] if _cuts(expected) else [Send(DESTINATION, STREAM[at:]), HalfClose(DESTINATION)]),
     ]
     assert engine.unfired() == []
+
+
+def _cuts(commands: list[Command]) -> bool:
+    """Whether nothing more goes toward the destination after that."""
+    return any(isinstance(c, End) or c == GoDark(DESTINATION, swallow=False) for c in commands)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -267,3 +275,445 @@ def test_no_fault_changes_nothing_and_delays_nothing(stream: bytes, step: int) -
     for chunk in steps(stream, step):
         assert acts(relay.received(SOURCE, chunk)) == [Send(DESTINATION, chunk)]
     assert acts(relay.ended(SOURCE)) == [HalfClose(DESTINATION)]
+
+
+# Device phase, package, silence.
+
+
+PACKAGE = postcopy()
+SERIAL = device(7, "serial", b"of the FIFO")
+PACKAGED_AT = PACKAGE.index(b"\x08\0\x07\0\4")
+PACKAGE_SIZE = int.from_bytes(PACKAGE[PACKAGED_AT + 5 : PACKAGED_AT + 9], "big")
+
+
+def packaged(size: int, old: bytes, new: bytes) -> bytes:
+    """The postcopy stream with `old` replaced and a package that says `size`."""
+    at = PACKAGE.index(old)
+    said = PACKAGE[: PACKAGED_AT + 5] + size.to_bytes(4, "big") + PACKAGE[PACKAGED_AT + 9 :]
+    return said[:at] + new + said[at + len(old) :]
+
+
+PACKAGE_EDITS: list[tuple[str, Place, Action, bytes]] = [
+    (
+        "section taken out",
+        SectionPlace("serial"),
+        Delete(),
+        packaged(PACKAGE_SIZE - len(SERIAL), SERIAL, b""),
+    ),
+    (
+        "command put in",
+        SectionPlace("serial"),
+        Insert(build_command(0x7777, b"??")),
+        packaged(PACKAGE_SIZE + 7, SERIAL, build_command(0x7777, b"??") + SERIAL),
+    ),
+    (
+        "footer, same size",
+        SectionPlace("serial", part="footer", field="section_id"),
+        SetField(8),
+        packaged(PACKAGE_SIZE, SERIAL, SERIAL[:-1] + b"\x08"),
+    ),
+    (
+        "command inside taken out",
+        CommandPlace("PING", occurrence=2),
+        Delete(),
+        packaged(PACKAGE_SIZE - 9, build_command(2, b"\0\0\0\3"), b""),
+    ),
+    (
+        "PACKAGED's own payload",
+        CommandPlace("PACKAGED", field="payload"),
+        SetField(1),
+        packaged(1, SERIAL, SERIAL),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "action", "expected"),
+    [e[1:] for e in PACKAGE_EDITS],
+    ids=[e[0] for e in PACKAGE_EDITS],
+)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_package_says_the_size_that_it_has(
+    place: Place, action: Action, expected: bytes, step: int
+) -> None:
+    engine = FaultEngine((fault(place, action),))
+    assert through(engine, steps(PACKAGE, step)) == expected
+
+
+@pytest.mark.parametrize("cut", [3, 40, 80])
+def test_a_package_that_falls_silent_says_the_size_that_it_will_have(cut: int) -> None:
+    ping = build_command(CommandType.PING, b"\0\0\0\3")
+    begin = PACKAGED_AT + 9
+    engine = FaultEngine((fault(SectionPlace("timer"), Insert(ping)),))
+    relay = engine.connection()
+    commands = relay.received(SOURCE, PACKAGE[: begin + cut])
+    commands += relay.silence(SOURCE)
+    commands += run(relay, [PACKAGE[begin + cut :]])
+    size = PACKAGE_SIZE + len(ping) * (not engine.unfired())
+    expected = packaged(size, TIMER, ping + TIMER) if not engine.unfired() else PACKAGE
+    assert passed(commands) == expected
+
+
+def test_device_state_waits_for_the_vmdesc_and_ram_does_not() -> None:
+    relay = FaultEngine(
+        (fault(SectionPlace("timer", part="payload", field="data"), Delete()),)
+    ).connection()
+    device_phase = STREAM.index(TIMER)
+    assert passed(relay.received(SOURCE, STREAM[:EOF_AT])) == STREAM[:device_phase]
+    assert (
+        passed(run(relay, [STREAM[EOF_AT:]]))
+        == edit(device_phase, TIMER, TIMER.replace(b"timer's state", b""))[device_phase:]
+    )
+
+
+@pytest.mark.parametrize("cut", [NET_AT + 3, NET_PAYLOAD + 5, PART_AT + 2, PAGE_AT + 9])
+def test_silence_lets_go_of_what_waits(cut: int) -> None:
+    relay = FaultEngine((fault(NET_SECTION, Stall(1.0)),)).connection()
+    commands = relay.received(SOURCE, STREAM[:cut])
+    commands += relay.silence(SOURCE)
+    assert passed(commands) == STREAM[:cut]
+    assert relay.silence(SOURCE) == []
+    assert passed(commands + run(relay, [STREAM[cut:]])) == STREAM
+
+
+def test_silence_inside_an_element_does_not_hide_it_from_a_fault() -> None:
+    place = SectionPlace("*/virtio-net", part="footer", field="section_id")
+    engine = FaultEngine((fault(place, SetField(1)),))
+    relay = engine.connection()
+    commands = relay.received(SOURCE, STREAM[: NET_AT + 3])
+    commands += relay.silence(SOURCE)
+    commands += run(relay, [STREAM[NET_AT + 3 :]])
+    assert passed(commands) == edit(NET_FOOTER + 1, b"\0\0\0\7", b"\0\0\0\1")
+
+
+def test_what_went_in_silence_can_no_longer_be_struck() -> None:
+    place = SectionPlace("*/virtio-net", part="header", field="type")
+    engine = FaultEngine((fault(place, SetField(1)),))
+    relay = engine.connection()
+    commands = relay.received(SOURCE, STREAM[: NET_AT + 3])
+    commands += relay.silence(SOURCE)
+    commands += run(relay, [STREAM[NET_AT + 3 :]])
+    assert passed(commands) == STREAM
+    assert engine.unfired() == [
+        "fault 1 (it) never fired: at the header of FULL 0000:00:02.0/virtio-net, instance 0, "
+        "section 7: those bytes had been changed, or gone on while the source was silent"
+    ]
+
+
+# RAM sections: payload is records.
+
+
+def test_after_the_payload_of_a_ram_section_is_before_its_footer() -> None:
+    place = SectionPlace("ram", kind="part", part="payload")
+    engine = FaultEngine((fault(place, Insert(b"!"), point=Point.AFTER),))
+    at = PART_AT + len(FIRST_PART) - 5
+    assert through(engine, [STREAM]) == edit(at, b"", b"!")
+
+
+def test_byte_0_of_a_ram_payload_is_one_byte() -> None:
+    engine = FaultEngine((fault(SectionPlace("ram", "part", part="payload", byte=0), SetField(1)),))
+    assert through(engine, [STREAM]) == edit(PART_AT + 5, b"\0", b"\1")
+
+
+# What never strikes, in words.
+
+
+RETURN = build_message(MessageType.PONG, b"\0\0\0\1") + build_message(MessageType.SHUT, bytes(4))
+SEEN = (
+    "START ram, PART ram, END ram, FULL timer, FULL 0000:00:02.0/virtio-net, "
+    "FULL slirp (instance 0x1), OPEN_RETURN_PATH, PING, SWITCHOVER_START"
+)
+
+UNFIRED: list[tuple[Place, str]] = [
+    (SectionPlace("nvme"), f"no section nvme passed; the stream had {SEEN}"),
+    (
+        SectionPlace("timer", kind="part"),
+        f"no section timer of kind part passed; the stream had {SEEN}",
+    ),
+    (
+        SectionPlace("ram", kind="part", occurrence=9),
+        f"no section ram of kind part (occurrence 9) passed; the stream had {SEEN}",
+    ),
+    (PagePlace(page=77), f"no page 77 of pc.ram passed; the stream had {SEEN}"),
+    (PagePlace(nth=77), f"no page record 77 of pc.ram passed; the stream had {SEEN}"),
+    (
+        PagePlace(nth=1, phase="postcopy"),
+        f"no page record 1 of pc.ram in postcopy passed; the stream had {SEEN}",
+    ),
+    (CommandPlace("POSTCOPY_RUN"), f"no command POSTCOPY_RUN passed; the stream had {SEEN}"),
+    (MessagePlace("PONG", 2), "no message PONG (occurrence 2) passed; the stream had PONG, SHUT"),
+    (OffsetPlace(1 << 40), f"no byte {1 << 40} passed; the stream had {SEEN}"),
+    (
+        OffsetPlace(99, return_path=True),
+        "no byte 99 of the return path passed; the stream had PONG, SHUT",
+    ),
+    (
+        SectionPlace("*net", part="header", field="colour"),
+        "at the header of FULL 0000:00:02.0/virtio-net, instance 0, section 7: it has no field "
+        "'colour', only type, section_id, idstr_length, idstr, instance_id, version_id",
+    ),
+    (
+        SectionPlace("*net", part="payload", field="vdev.isr"),
+        "at the payload of FULL 0000:00:02.0/virtio-net, instance 0, section 7: the section has "
+        "no field 'vdev.isr'; it has data",
+    ),
+    (
+        SectionPlace("*net", part="footer", byte=5),
+        "at the footer of FULL 0000:00:02.0/virtio-net, instance 0, section 7: byte 5 lies "
+        "outside: there are 5",
+    ),
+    (
+        CommandPlace("PING", field="payload", byte=-5),
+        "at the command PING (1): byte -5 lies outside: there are 4",
+    ),
+    (
+        SectionPlace("r?m", kind="part", part="payload", field="record"),
+        "at the page 1 of pc.ram of PART ram, instance 0, section 2: only device state has "
+        "fields: for memory name a `block` and page",
+    ),
+    (
+        SectionPlace("ram", kind="part", part="payload", byte=1 << 20),
+        "at the footer of PART ram, instance 0, section 2: byte 1048576 lies outside: there are "
+        f"{len(FIRST_PART) - 10}",
+    ),
+    (
+        StatePlace(DESTINATION, event="RESUME", occurrence=2),
+        "no RESUME of the destination (occurrence 2) was reported",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "why"), UNFIRED, ids=[str(place)[:60] for place, _ in UNFIRED])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_fault_without_its_place_harms_nothing_and_is_told(
+    place: Place, why: str, step: int
+) -> None:
+    engine = FaultEngine((fault(place, Reset() if isinstance(place, StatePlace) else SetField(1)),))
+    relay = engine.connection()
+    back = [
+        command for chunk in steps(RETURN, step) for command in relay.received(DESTINATION, chunk)
+    ]
+    back += relay.ended(DESTINATION)
+    assert passed(back, SOURCE) == RETURN
+    assert passed(run(relay, steps(STREAM, step))) == STREAM
+    assert engine.unfired() == [f"fault 1 (it) never fired: {why}"]
+
+
+def test_a_fault_of_another_attempt_says_that_nothing_passed() -> None:
+    engine = FaultEngine((fault(SectionPlace("timer"), Reset(), attempt=2),))
+    assert through(engine, [STREAM]) == STREAM
+    assert engine.unfired() == [
+        "fault 1 (it) never fired: no section timer passed; the stream had nothing"
+    ]
+
+
+# Return path, states, attempts, recovery.
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_return_path_is_edited_as_well(step: int) -> None:
+    engine = FaultEngine((fault(MessagePlace("SHUT", field="payload"), SetField(1)),))
+    commands = run(engine.connection(), steps(RETURN, step), DESTINATION)
+    assert passed(commands, SOURCE) == RETURN[:-1] + b"\1"
+    assert acts(commands)[-1] == HalfClose(SOURCE)
+
+
+def test_a_state_strikes_at_once_and_once() -> None:
+    place = StatePlace(SOURCE, status="postcopy-active", occurrence=2)
+    engine = FaultEngine((fault(place, Reset()),))
+    engine.connection()
+    assert acts(engine.observed(SOURCE, "MIGRATION", "postcopy-active")) == []
+    assert acts(engine.observed(DESTINATION, "MIGRATION", "postcopy-active")) == []
+    assert acts(engine.observed(SOURCE, "STOP", None)) == []
+    commands = engine.observed(SOURCE, "MIGRATION", "postcopy-active")
+    assert acts(commands) == [End(SOURCE, reset=True), End(DESTINATION, reset=True)]
+    assert struck(commands) == ["source reported postcopy-active"]
+    assert engine.observed(SOURCE, "MIGRATION", "postcopy-active") == []
+    assert engine.unfired() == []
+
+
+def test_a_state_that_comes_before_the_connection_strikes_it_as_it_begins() -> None:
+    engine = FaultEngine((fault(StatePlace(SOURCE, status="setup"), Blackhole(DESTINATION)),))
+    assert engine.observed(SOURCE, "MIGRATION", "setup") == []
+    assert engine.unfired() == [
+        "fault 1 (it) never fired: there was no connection when setup of the source came"
+    ]
+    relay = engine.connection()
+    assert acts(relay.opening) == [GoDark(DESTINATION, swallow=False)]
+    assert acts(run(relay, [STREAM])) == []
+    assert engine.unfired() == []
+
+
+def test_a_fault_after_the_cut_says_so() -> None:
+    first = Fault(SectionPlace("timer"), Reset(), "first")
+    second = Fault(NET_SECTION, Delete(), "second")
+    engine = FaultEngine((first, second))
+    run(engine.connection(), [STREAM])
+    assert engine.unfired() == [
+        "fault 2 (second) never fired: the stream was cut before the header of FULL "
+        "0000:00:02.0/virtio-net, instance 0, section 7"
+    ]
+
+
+def test_two_faults_on_the_same_bytes_are_not_both_done() -> None:
+    place = ElementPlace("file-header", "version")
+    engine = FaultEngine((Fault(place, SetField(2), "first"), Fault(place, Delete(), "second")))
+    assert through(engine, [STREAM])[:9] == b"QEVM\0\0\0\2\7"
+    assert len(engine.unfired()) == 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_boundaries_that_the_vmdesc_denies_are_not_struck(step: int) -> None:
+    stream = STREAM.replace(b'"size": 15', b'"size": 14')
+    place = SectionPlace("*/virtio-net", part="footer", field="mark")
+    engine = FaultEngine((fault(place, SetField(0)),))
+    assert through(engine, steps(stream, step)) == stream
+    assert engine.unfired() == [
+        "fault 1 (it) never fired: it could not be placed: vmdesc and stream disagree on the "
+        "section's size"
+    ]
+
+
+def test_boundaries_that_the_vmdesc_confirms_are_exact() -> None:
+    faults = (fault(NET_SECTION, Insert(b"!")), Fault(SectionPlace("ram"), Insert(b"!"), "ram"))
+    commands = run(FaultEngine(faults).connection(), [STREAM])
+    assert [c.facts["certainty"] for c in commands if _is_strike(c)] == ["exact", "exact"]
+
+
+def test_a_field_without_a_vmdesc_could_not_be_placed() -> None:
+    place = SectionPlace("*/virtio-net", part="payload", field="data")
+    engine = FaultEngine((fault(place, SetField(0)),))
+    relay = engine.connection()
+    commands = relay.received(SOURCE, STREAM[: EOF_AT + 1])
+    assert relay.undecided(SOURCE)
+    commands += relay.silence(SOURCE)
+    assert passed(commands) == STREAM[: EOF_AT + 1]
+    assert "field 'data' could not be placed: no vmdesc" in engine.unfired()[0]
+    assert acts(relay.ended(SOURCE)) == [HalfClose(DESTINATION)]
+
+
+def test_a_field_in_a_package_is_placed_by_an_earlier_vmdesc() -> None:
+    stream = PACKAGE.replace(SERIAL, NET)
+    stream = stream.replace(
+        PACKAGE_SIZE.to_bytes(4, "big"), (PACKAGE_SIZE - len(SERIAL) + len(NET)).to_bytes(4, "big")
+    )
+    place = SectionPlace("*/virtio-net", part="payload", field="data")
+    engine = FaultEngine((fault(place, FlipBits(b"\x01"), attempt=2),))
+    assert through(engine, [STREAM]) == STREAM
+    engine.next_attempt()
+    assert through(engine, [stream]) == stream.replace(b"ring", b"sing")
+
+
+def test_device_sections_are_those_of_the_last_stream() -> None:
+    engine = FaultEngine((fault(SectionPlace("timer"), Delete()),))
+    through(engine, [STREAM])
+    through(engine, [PACKAGE])
+    assert {key: data for key, (_, data) in engine.device_sections.items()} == {
+        ("timer", 0): b"timer's state",
+        ("serial", 0): b"of the FIFO",
+    }
+    assert engine.layout is not None
+
+
+def test_a_stream_is_truncated_at_a_state() -> None:
+    engine = FaultEngine((fault(StatePlace(SOURCE, event="STOP"), Truncate()),))
+    relay = engine.connection()
+    assert acts(relay.received(SOURCE, STREAM[:50])) == [Send(DESTINATION, STREAM[:50])]
+    assert acts(engine.observed(SOURCE, "STOP", None)) == [HalfClose(DESTINATION)]
+    assert acts(run(relay, [STREAM[50:]])) == []
+
+
+def test_each_attempt_has_its_own_faults() -> None:
+    engine = FaultEngine(
+        (
+            Fault(ElementPlace("file-header", "version"), SetField(2), "first"),
+            Fault(ElementPlace("file-header", "version"), SetField(4), "second", attempt=2),
+        )
+    )
+    assert through(engine, [STREAM])[:8] == b"QEVM\0\0\0\2"
+    engine.next_attempt()
+    assert through(engine, [STREAM])[:8] == b"QEVM\0\0\0\4"
+    engine.next_attempt()
+    assert through(engine, [STREAM]) == STREAM
+    assert engine.unfired() == []
+
+
+@pytest.mark.parametrize(("connection", "struck_in"), [(None, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize("version", ["qemu7.2", "qemu10.0"])
+def test_a_recovery_goes_on_where_the_first_connection_was_cut(
+    version: str, connection: int | None, struck_in: int
+) -> None:
+    streams = [recorded(f"{version}-recover.{name}c0.fwd") for name in ("", "rec.")]
+    place = PagePlace("pc.ram", nth=1, phase="postcopy", field="data", byte=0)
+    engine = FaultEngine((fault(place, FlipBits(b"\xff"), connection=connection),))
+    outs = [
+        passed(run(engine.connection(recovers=recovers), [stream]))
+        for recovers, stream in zip((False, True), streams, strict=True)
+    ]
+    changed = [
+        number
+        for number, (out, stream) in enumerate(zip(outs, streams, strict=True), 1)
+        if out != stream
+    ]
+    assert changed == [struck_in]
+    assert engine.unfired() == []
+    assert (
+        sum(a != b for a, b in zip(*(x[struck_in - 1] for x in (outs, streams)), strict=True)) == 1
+    )
+
+
+def test_two_faults_in_one_element_strike_in_its_order() -> None:
+    engine = FaultEngine(
+        (
+            Fault(ElementPlace("file-header", "version"), SetField(2), "b"),
+            Fault(ElementPlace("file-header", "magic"), SetField(b"EVMQ"), "a"),
+        )
+    )
+    commands = run(engine.connection(), [STREAM])
+    assert passed(commands) == b"EVMQ\0\0\0\2" + STREAM[8:]
+    assert [c.facts["fault"] for c in commands if _is_strike(c)] == ["a", "b"]
+
+
+def test_a_strike_is_told_with_its_bytes() -> None:
+    engine = FaultEngine((fault(ElementPlace("file-header", "version"), SetField(2)),))
+    (strike,) = [c for c in run(engine.connection(), [STREAM]) if _is_strike(c)]
+    assert strike == Observed(
+        "fault-struck",
+        {
+            "fault": "it",
+            "action": "setfield",
+            "direction": "forward",
+            "offset": 4,
+            "element": "fileheader",
+            "certainty": "exact",
+            "before": "00000003",
+            "after": "00000002",
+        },
+    )
+
+
+NONSENSE: list[tuple[Place, Action, str | None]] = [
+    (StatePlace(SOURCE, event="STOP"), Reset(), None),
+    (StatePlace(SOURCE, event="STOP"), Truncate(), None),
+    (StatePlace(SOURCE, event="STOP"), Delete(), "a state is no place in the stream"),
+    (SectionPlace("timer"), SetField(1), "say which `part` of the section"),
+    (SectionPlace("timer"), FlipBits(b"\1"), "say which `part` of the section"),
+    (SectionPlace("timer"), Delete(), None),
+    (SectionPlace("ram", part="payload", byte=3), SetField(1), None),
+    (SectionPlace("ram", part="payload"), Reset(), None),
+    (SectionPlace("ram", part="payload"), Insert(b"!"), None),
+    (SectionPlace("ram", part="payload", field="record"), Reset(), "only device state"),
+    (SectionPlace("ram", part="payload", byte=-1), Reset(), "nobody knows the end"),
+    (SectionPlace("ram", part="payload"), Delete(), "name a page"),
+    (SectionPlace("ram", part="payload"), SetField(1), "name a page"),
+]
+
+
+@pytest.mark.parametrize(("place", "action", "why"), NONSENSE, ids=str)
+def test_nonsense_is_told(place: Place, action: Action, why: str | None) -> None:
+    found = validate_fault(fault(place, action))
+    assert (found is None) if why is None else why in str(found)
+
+
+def _is_strike(command: Command) -> TypeGuard[Observed]:
+    return isinstance(command, Observed) and command.kind == "fault-struck"
