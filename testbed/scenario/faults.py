@@ -6,10 +6,11 @@ from testbed.fault import plan
 from testbed.wire import build_command, build_section
 from testbed.wire.element import SectionType
 
-from . import schema
+from . import strikes
+from .model import Model
 
 
-def plan_fault(model: schema.FaultModel, number: int, where: str) -> plan.Fault:
+def plan_fault(model: strikes.FaultModel, number: int, where: str) -> plan.Fault:
     """The fault that a file states as its `number`th, at `where` (file:line:column)."""
     return plan.Fault(
         place=_place(model.at),
@@ -22,75 +23,79 @@ def plan_fault(model: schema.FaultModel, number: int, where: str) -> plan.Fault:
     )
 
 
-def _place(at: schema.Model) -> plan.Place:
+def _place(at: Model) -> plan.Place:
     match at:
-        case schema.SectionAt():
+        case strikes.SectionAt():
             return plan.SectionPlace(
                 at.section, at.kind, at.instance, at.occurrence, at.part, at.field, at.byte
             )
-        case schema.PageAt():
+        case strikes.PageAt():
             return plan.PagePlace(
                 at.block, at.page, at.page_record, at.occurrence, at.phase, at.field, at.byte
             )
-        case schema.CommandAt():
+        case strikes.CommandAt():
             return plan.CommandPlace(at.command, at.occurrence, at.field, at.byte)
-        case schema.MessageAt():
+        case strikes.MessageAt():
             return plan.MessagePlace(at.message, at.occurrence, at.field, at.byte)
-        case schema.ElementAt():
+        case strikes.ElementAt():
             return plan.ElementPlace(at.element, at.field, at.byte)
-        case schema.OffsetAt():
+        case strikes.OffsetAt():
             return plan.OffsetPlace(at.offset, at.direction == "return-path")
-        case schema.StateAt():
+        case strikes.StateAt():
             return plan.StatePlace(plan.Side(at.side), at.state, at.event, at.occurrence)
     raise AssertionError(at)
 
 
-def _action(do: schema.Model) -> plan.Action:
+def _action(do: Model) -> plan.Action:
     match do:
-        case schema.CloseIt(close=on):
+        case strikes.CloseIt(close=on):
             return plan.Close(plan.Side(on.side))
-        case schema.ResetIt(reset=on):
+        case strikes.ResetIt(reset=on):
             return plan.Reset(plan.Side(on.side))
-        case schema.BlackholeIt(blackhole=dark):
+        case strikes.BlackholeIt(blackhole=dark):
             return plan.Blackhole(plan.Side(dark.toward), dark.swallow)
-        case schema.StallIt(stall=stall):
+        case strikes.StallIt(stall=stall):
             return plan.Stall(stall.for_, plan.Side(stall.toward))
-        case schema.TruncateIt():
+        case strikes.TruncateIt():
             return plan.Truncate()
-        case schema.SetIt(set=value):
+        case strikes.SetIt(set=value):
             return plan.SetField(_value(value))
-        case schema.FlipIt(flip=mask):
+        case strikes.FlipIt(flip=mask):
             return plan.FlipBits(mask)
-        case schema.InsertIt(insert=new):
+        case strikes.InsertIt(insert=new):
             return plan.Insert(_bytes(new))
-        case schema.DeleteIt():
+        case strikes.DeleteIt():
             return plan.Delete()
     raise AssertionError(do)
 
 
-def _value(value: int | str | schema.RawBytes) -> int | bytes:
+def _value(value: int | str | strikes.RawBytes) -> int | bytes:
     match value:
-        case schema.RawBytes(hex=raw):
+        case strikes.RawBytes(hex=raw):
             return raw
         case str():
             return value.encode()
     return value
 
 
-def _bytes(new: schema.NewElement) -> bytes:
-    if new.hex is not None:
-        return new.hex
-    if new.command is not None:
-        payload = new.payload.hex if new.payload is not None else b""
-        return build_command(new.command, payload, length=new.length)
-    assert new.section is not None
-    section = new.section
-    return build_section(
-        SectionType[section.type.upper()],
-        section.id,
-        section.idstr,
-        section.instance,
-        section.version,
-        section.payload.hex if section.payload is not None else b"",
-        footer=section.footer,
-    )
+def _bytes(new: Model) -> bytes:
+    match new:
+        case strikes.NewBytes(hex=raw):
+            return raw
+        case strikes.NewCommand():
+            return build_command(new.command, _payload(new.payload), length=new.length)
+        case strikes.NewSectionElement(section=section):
+            return build_section(
+                SectionType[section.type.upper()],
+                section.id,
+                section.idstr,
+                section.instance,
+                section.version,
+                _payload(section.payload),
+                footer=section.footer,
+            )
+    raise AssertionError(new)
+
+
+def _payload(raw: strikes.RawBytes | None) -> bytes:
+    return b"" if raw is None else raw.hex

@@ -1,6 +1,7 @@
 """The scenario language: what a file may say. `docs/scenarios.md` is its reference.
 
-Models hold what is written; `Scenario.plan_faults` gives the values that the fault engine takes.
+Models hold what is written; `strikes.py` has those of faults, `scenario.py` what a run makes of
+them. What single words may be is said here, what makes no sense together in `sense.py`.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-)
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from .units import ByVersion, Duration, HexBytes, Size, VersionRange
+from .model import UNSAID as UNSAID  # what holds a scenario's words against a run uses these too
+from .model import Model as Model
+from .model import (
+    Natural,
+    Positive,
+    SideName,
+    by_type,
+    did_you_mean,
+    got,
+    listed,
+    matching,
+)
+from .qapi import Hyphened, MigrationStatus, RunState
+from .strikes import CommandName, FaultModel, MessageName, SectionKind
+from .units import ByVersion, Duration, Size, SomeTime, VersionRange
 
 Verdict = Literal[
     "completed",
@@ -33,17 +40,13 @@ Verdict = Literal[
     "crash",
 ]
 BAD_VERDICTS = ("source-lost", "split-brain", "guest-lost", "corrupt", "hang", "crash")
-SideName = Literal["source", "destination"]
-Sides = Literal["source", "destination", "both"]
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
 
 
 def _regex(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
+        raise ValueError(f"not a regular expression: {error}{got(value)}") from error
     return value
 
 
@@ -53,33 +56,38 @@ def _range(value: str) -> str:
 
 
 def _by_version(value: Any) -> Any:
-    texts = value.values() if isinstance(value, dict) else [value]
-    for text in texts:
+    """A regular expression or null, or one of these for each range of versions."""
+    if isinstance(value, dict) and not value:
+        raise ValueError("expected a range of versions as a key, got an empty mapping")
+    for text in value.values() if isinstance(value, dict) else [value]:
         if isinstance(text, str):
             _regex(text)
         elif text is not None:
-            raise ValueError(f"expected a regular expression or null, got {text!r}")
+            raise ValueError(f"expected a regular expression or null{got(text)}")
     for key in value if isinstance(value, dict) else ():
-        VersionRange.parse(str(key))
+        if not isinstance(key, str):
+            raise ValueError(f'expected a range of versions such as ">=10", in quotes{got(key)}')
+        VersionRange.parse(key)
     return value
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+def _mac(value: str) -> str:
+    address = value.lower()
+    if re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", address) is None:
+        raise ValueError(f"expected a MAC address such as 52:54:00:12:34:56{got(value)}")
+    if int(address[:2], 16) & 1:
+        raise ValueError(f"expected the address of one NIC, got the group address {value}")
+    return address
 
 
 Regex = Annotated[str, AfterValidator(_regex)]
 Range = Annotated[str, AfterValidator(_range)]
 RegexByVersion = Annotated[ByVersion, BeforeValidator(_by_version)]
-OneOrMore = BeforeValidator(_listed)
-Names = Annotated[list[str], OneOrMore]
-
-
-class Model(BaseModel):
-    """All of the language is strict: no unknown keys, no guessed types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
+OneOrMore = BeforeValidator(listed)
+Statuses = Annotated[list[MigrationStatus], OneOrMore, Field(min_length=1)]
+RunStates = Annotated[list[RunState], OneOrMore, Field(min_length=1)]
+Word = Annotated[str, Field(min_length=1)]
+Mac = Annotated[str, AfterValidator(_mac)]
 
 # Machines
 
@@ -87,22 +95,22 @@ class Model(BaseModel):
 class Guest(Model):
     """The machine that migrates, and its workload."""
 
-    machine: str = "pc"
+    machine: Word = "pc"
     memory: Size = 64 << 20
     cpus: Annotated[int, Field(ge=1, le=16)] = 1
     working_set: Size | None = 16 << 20
-    pages_per_second: Annotated[int, Field(ge=0, le=10_000_000)] = 1000
-    nic: str = "virtio-net-pci"
-    mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:12:34:56"
-    devices: list[str] = []
-    arguments: list[str] = []
+    pages_per_second: Natural = 1000
+    nic: Word = "virtio-net-pci"
+    mac: Mac = "52:54:00:12:34:56"
+    devices: list[Word] = Field(default_factory=list)
+    arguments: list[str] = Field(default_factory=list)
 
 
 class SideMachine(Model):
     """What one side has otherwise than `guest` says."""
 
-    machine: str | None = None
-    devices: list[str] | None = None
+    machine: Word | None = None
+    devices: list[Word] | None = None
     arguments: list[str] | None = None
 
 
@@ -118,284 +126,24 @@ class Requires(Model):
     qemu: Range = "*"
 
 
-# Where faults strike
-
-
-class SectionAt(Model):
-    """A section, or a part, field or byte of it."""
-
-    section: str
-    kind: Literal["start", "part", "end", "full"] | None = None
-    instance: Natural | None = None
-    occurrence: Positive = 1
-    part: Literal["section", "header", "payload", "footer"] = "section"
-    field: str | None = None
-    byte: int | None = None
-
-
-class PageAt(Model):
-    """The record of a page of a RAM block, or the nth page record of that block."""
-
-    block: str = "pc.ram"
-    page: Natural | None = None
-    page_record: Positive | None = None
-    phase: Literal["precopy", "postcopy"] | None = None
-    occurrence: Positive = 1
-    field: Literal["record", "idstr", "data"] | None = None
-    byte: int | None = None
-
-
-class CommandAt(Model):
-    """A command by QEMU's name."""
-
-    command: str
-    occurrence: Positive = 1
-    field: Literal["type", "command", "length", "payload"] | None = None
-    byte: int | None = None
-
-
-class MessageAt(Model):
-    """A message of the return path by QEMU's name."""
-
-    message: str
-    occurrence: Positive = 1
-    field: Literal["type", "length", "payload"] | None = None
-    byte: int | None = None
-
-
-class ElementAt(Model):
-    """An element that is there once."""
-
-    element: Literal["file-header", "configuration", "eof", "vmdesc"]
-    field: str | None = None
-    byte: int | None = None
-
-
-class OffsetAt(Model):
-    """A byte of a direction."""
-
-    offset: Natural
-    direction: Literal["forward", "return-path"] = "forward"
-
-
-class StateAt(Model):
-    """A migration status or an event that QMP reports."""
-
-    side: SideName
-    state: str | None = None
-    event: str | None = None
-    occurrence: Positive = 1
-
-
-PLACES = {
-    "section": SectionAt,
-    "page": PageAt,
-    "page_record": PageAt,
-    "command": CommandAt,
-    "message": MessageAt,
-    "element": ElementAt,
-    "offset": OffsetAt,
-    "state": StateAt,
-    "event": StateAt,
-}
-
-
-def _kind(table: dict[str, type[Model]]) -> Any:
-    """A discriminator that picks a model by the key that names it."""
-
-    def pick(value: Any) -> str | None:
-        keys = value if isinstance(value, dict) else value.model_fields_set
-        return next((name for name in table if name in keys), None)
-
-    return Discriminator(
-        pick,
-        custom_error_type="unknown_form",
-        custom_error_message=f"expected a mapping with one of {', '.join(table)}",
-    )
-
-
-Place = Annotated[
-    Annotated[SectionAt, Tag("section")]
-    | Annotated[PageAt, Tag("page")]
-    | Annotated[PageAt, Tag("page_record")]
-    | Annotated[CommandAt, Tag("command")]
-    | Annotated[MessageAt, Tag("message")]
-    | Annotated[ElementAt, Tag("element")]
-    | Annotated[OffsetAt, Tag("offset")]
-    | Annotated[StateAt, Tag("state")]
-    | Annotated[StateAt, Tag("event")],
-    _kind(PLACES),
-]
-
-# What they do there
-
-
-class OnSide(Model):
-    """Which side of the connection."""
-
-    side: Sides = "both"
-
-
-class Dark(Model):
-    """A link that passes nothing."""
-
-    toward: Sides = "both"
-    swallow: bool = False
-
-
-class Pause(Model):
-    """A link that passes nothing for a time."""
-
-    for_: Duration = Field(alias="for")
-    toward: Sides = "both"
-
-
-class RawBytes(Model):
-    """Bytes as they are."""
-
-    hex: HexBytes
-
-
-class NewSection(Model):
-    """A section to be put in."""
-
-    type: Literal["start", "part", "end", "full"] = "full"
-    id: Annotated[int, Field(ge=0, lt=1 << 32)]
-    idstr: Annotated[str, Field(min_length=1, max_length=255)]
-    instance: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    version: Annotated[int, Field(ge=0, lt=1 << 32)] = 1
-    payload: RawBytes | None = None
-    footer: bool = True
-
-
-class NewElement(Model):
-    """What is put in: one of bytes, a command, a section."""
-
-    hex: HexBytes | None = None
-    command: Annotated[int, Field(ge=0, lt=1 << 16)] | None = None
-    payload: RawBytes | None = None
-    length: Annotated[int, Field(ge=0, lt=1 << 16)] | None = None
-    section: NewSection | None = None
-
-
-class CloseIt(Model):
-    """`close`: FIN."""
-
-    close: OnSide
-
-
-class ResetIt(Model):
-    """`reset`: RST."""
-
-    reset: OnSide
-
-
-class BlackholeIt(Model):
-    """`blackhole`: the connection stays, nothing passes."""
-
-    blackhole: Dark
-
-
-class StallIt(Model):
-    """`stall`: nothing passes for a time."""
-
-    stall: Pause
-
-
-class TruncateIt(Model):
-    """`truncate`: the stream ends here."""
-
-    truncate: Literal[True]
-
-
-class SetIt(Model):
-    """`set`: another value."""
-
-    set: int | str | RawBytes
-
-
-class FlipIt(Model):
-    """`flip`: XOR with a mask."""
-
-    flip: HexBytes
-
-
-class InsertIt(Model):
-    """`insert`: something more."""
-
-    insert: NewElement
-
-
-class DeleteIt(Model):
-    """`delete`: take it out."""
-
-    delete: Literal[True]
-
-
-ACTIONS = {
-    "close": CloseIt,
-    "reset": ResetIt,
-    "blackhole": BlackholeIt,
-    "stall": StallIt,
-    "truncate": TruncateIt,
-    "set": SetIt,
-    "flip": FlipIt,
-    "insert": InsertIt,
-    "delete": DeleteIt,
-}
-ACTION_WORDS = {"close": {}, "reset": {}, "blackhole": {}, "truncate": True, "delete": True}
-
-
-def _action(value: Any) -> Any:
-    """A plain word is the action with its defaults."""
-    if isinstance(value, str) and value in ACTION_WORDS:
-        return {value: ACTION_WORDS[value]}
-    if isinstance(value, str):
-        raise ValueError(f"expected one of {', '.join(ACTIONS)}, got {value!r}")
-    return value
-
-
-Action = Annotated[
-    Annotated[CloseIt, Tag("close")]
-    | Annotated[ResetIt, Tag("reset")]
-    | Annotated[BlackholeIt, Tag("blackhole")]
-    | Annotated[StallIt, Tag("stall")]
-    | Annotated[TruncateIt, Tag("truncate")]
-    | Annotated[SetIt, Tag("set")]
-    | Annotated[FlipIt, Tag("flip")]
-    | Annotated[InsertIt, Tag("insert")]
-    | Annotated[DeleteIt, Tag("delete")],
-    _kind(ACTIONS),
-    BeforeValidator(_action),
-]
-
-
-class FaultModel(Model):
-    """One fault."""
-
-    name: str | None = None
-    at: Place
-    do: Action
-    point: Literal["before", "after"] = "before"
-    attempt: Positive = 1
-    connection: Positive | None = None
-
-
 # The network
 
 
 class Announce(Model):
     """What the interposer does to the destination's announcements, counted from 1."""
 
-    drop: Literal["all"] | list[Positive] = []
-    delay: dict[Positive, Duration] = {}
-    duplicate: list[Positive] = []
+    drop: Annotated[
+        Literal["all"] | list[Positive],
+        by_type("all, or a list of numbers", {str: Literal["all"], list: list[Positive]}),
+    ] = Field(default_factory=list)
+    delay: dict[Positive, Duration] = Field(default_factory=dict)
+    duplicate: list[Positive] = Field(default_factory=list)
 
 
 class ProbeModel(Model):
     """The client's probe of the guest's MAC."""
 
-    every: Duration = 0.005
+    every: SomeTime = 0.005
 
 
 class Network(Model):
@@ -412,7 +160,7 @@ class WaitForGuest(Model):
     """Until the guest has filled its working set, and gone over it so many times."""
 
     passes: Natural = 0
-    within: Duration = 30.0
+    within: SomeTime = 30.0
 
 
 class Migrate(Model):
@@ -429,17 +177,17 @@ class StartPostcopy(Model):
     """QMP `migrate-start-postcopy` on the source, once precopy is under way."""
 
     after: PagesPassed | None = None
-    within: Duration = 20.0
+    within: SomeTime = 20.0
 
 
 class Wait(Model):
     """Until both sides are as said; without a word of either: until both have settled."""
 
-    source: Names | None = None
-    destination: Names | None = None
+    source: Statuses | None = None
+    destination: Statuses | None = None
     source_exit: int | None = None
     destination_exit: int | None = None
-    within: Duration = 20.0
+    within: SomeTime = 20.0
     on_expiry: Literal["cancel", "go_on"] | None = None
 
 
@@ -454,13 +202,13 @@ class Recover(Model):
 class Retry(Model):
     """A new destination, and a second, clean migration that must complete."""
 
-    within: Duration = 20.0
+    within: SomeTime = 20.0
 
 
 class Settle(Model):
     """Observe on for a time, for what is on a schedule of its own: announcements."""
 
-    for_: Duration = Field(alias="for")
+    for_: SomeTime = Field(alias="for")
 
 
 class CheckMemory(Model):
@@ -516,8 +264,10 @@ def _step(value: Any) -> Any:
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError("expected a step: a word, or a mapping with one key")
+        raise ValueError(f"expected a step: a word, or a mapping with one key{got(value)}")
     ((name, content),) = value.items()
+    if name not in STEPS:
+        raise ValueError(f"no step `{name}`{did_you_mean(str(name), STEPS)}")
     if content is None:
         content = {}
     if name == "settle" and not isinstance(content, dict):
@@ -533,12 +283,18 @@ Step = Annotated[StepModel, BeforeValidator(_step)]
 class SideExpectation(Model):
     """What one side must have come to, at the end of the first attempt."""
 
-    status: Names | None = None
-    statuses: list[str] | None = None
-    run_state: Names | None = None
-    exit: Literal["running"] | int | None = None
-    error: RegexByVersion = "*unsaid*"
-    stderr: Annotated[list[RegexByVersion], OneOrMore] = []
+    status: Statuses | None = None
+    statuses: Statuses | None = None
+    run_state: RunStates | None = None
+    exit: (
+        Annotated[
+            Literal["running"] | int,
+            by_type("an exit status, or running", {str: Literal["running"], int: int}),
+        ]
+        | None
+    ) = None
+    error: RegexByVersion = UNSAID
+    stderr: Annotated[list[RegexByVersion], OneOrMore] = Field(default_factory=list)
     no_stderr: Regex | None = None
 
 
@@ -553,17 +309,20 @@ class WireExpectation(Model):
     """What the proxy must have seen pass."""
 
     section: str | None = None
-    kind: Literal["start", "part", "end", "full"] | None = None
-    command: str | None = None
-    message: str | None = None
-    count: Natural | Count = Count(min=1)
+    kind: SectionKind | None = None
+    command: CommandName | None = None
+    message: MessageName | None = None
+    count: Annotated[
+        Natural | Count,
+        by_type("a number, or {min: 1, max: 5}", {int: Natural, dict: Count}),
+    ] = Count(min=1)
 
 
 class AnnounceExpectation(Model):
     """The announcements that must have come to the switch from the destination."""
 
     count: Natural | None = None
-    mac: str | None = None  # "guest", or an address
+    mac: Annotated[str, AfterValidator(lambda it: it if it == "guest" else _mac(it))] | None = None
     layout: Literal["qemu"] | None = None
     schedule: list[Duration] | None = None
     tolerance: Duration | None = None
@@ -587,38 +346,37 @@ class Expect(Model):
     """All that is asserted."""
 
     verdict: Verdict
-    known_outcome: str | None = None
+    known_outcome: Word | None = None
     source: SideExpectation = SideExpectation()
     destination: SideExpectation = SideExpectation()
     running: Literal["source", "destination", "both", "none"] | None = None
     memory: Literal["intact", "corrupt"] | None = None
     device_state: Literal["equal", "differs"] | None = None
     retry: Literal["completed"] | None = None
-    wire: list[WireExpectation] = []
+    wire: list[WireExpectation] = Field(default_factory=list)
     announce: AnnounceExpectation | None = None
     forwarding: ForwardingExpectation | None = None
     outage: OutageExpectation | None = None
 
 
-UNSAID = "*unsaid*"
-"""An `error` that a scenario does not speak of; null speaks: no error."""
-
-
 class ScenarioModel(Model):
     """A scenario file."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
-    description: str
+    name: (
+        Annotated[str, AfterValidator(matching("[a-z0-9_]{1,60}", "a name of a-z, 0-9 and _"))]
+        | None
+    ) = None
+    description: Word
     mode: Literal["precopy", "postcopy"]
     requires: Requires = Requires()
     seed: Natural = 1
-    deadline: Duration = 120.0
+    deadline: SomeTime = 120.0
     guest: Guest = Guest()
     source: SideMachine = SideMachine()
     destination: DestinationMachine = DestinationMachine()
-    capabilities: dict[str, bool] = {}
-    parameters: dict[str, Any] = {}
-    faults: list[FaultModel] = []
+    capabilities: dict[Hyphened, bool] = Field(default_factory=dict)
+    parameters: dict[Hyphened, Any] = Field(default_factory=dict)
+    faults: list[FaultModel] = Field(default_factory=list)
     network: Network = Network()
     steps: list[Step] | None = None
     expect: Expect

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from testbed.fault.engine import validate_fault
 from testbed.fault.place import on_return_path
 
-from . import schema
+from . import schema, strikes
+from .model import Model
 from .scenario import Scenario
 
 POSTCOPY_COMMANDS = (
@@ -55,27 +56,23 @@ def _faults(scenario: Scenario) -> Iterator[Finding]:
             yield (*at, "at"), why
         if model.mode == "precopy":
             yield from ((((*at, "at")), why) for why in _needs_postcopy(written.at))
-        if isinstance(written.at, schema.PageAt) and (
+        if isinstance(written.at, strikes.PageAt) and (
             (written.at.page is None) == (written.at.page_record is None)
         ):
             yield (*at, "at"), "say which: `page` (by its number), or `page_record` (the nth)"
-        if isinstance(written.at, schema.StateAt) and (
+        if isinstance(written.at, strikes.StateAt) and (
             (written.at.state is None) == (written.at.event is None)
         ):
             yield (*at, "at"), "say which: `state` (a migration status), or `event`"
-        if isinstance(written.do, schema.InsertIt):
-            new = written.do.insert
-            if [new.hex, new.command, new.section].count(None) != 2:
-                yield (*at, "do", "insert"), "say which: `hex`, `command` or `section`"
 
 
-def _needs_postcopy(at: schema.Model) -> Iterator[str]:
+def _needs_postcopy(at: Model) -> Iterator[str]:
     match at:
-        case schema.CommandAt(command=name) if name in POSTCOPY_COMMANDS:
+        case strikes.CommandAt(command=name) if name in POSTCOPY_COMMANDS:
             yield f"{name} never passes in a scenario whose `mode` is precopy"
-        case schema.MessageAt(message=name) if name in POSTCOPY_MESSAGES:
+        case strikes.MessageAt(message=name) if name in POSTCOPY_MESSAGES:
             yield f"{name} never comes in a scenario whose `mode` is precopy"
-        case schema.PageAt(phase="postcopy"):
+        case strikes.PageAt(phase="postcopy"):
             yield "there is no postcopy phase in a scenario whose `mode` is precopy"
 
 

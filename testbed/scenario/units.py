@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer
 
+SHOWN_MAX = 60
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?")
@@ -19,10 +20,31 @@ BETWEEN = re.compile(rf"{VERSION}\s*-\s*{VERSION}")
 Version = tuple[int, int, int]
 
 
+def shown(value: Any) -> str:
+    """A value of a file as a message shows it: in YAML's words, short, on one line."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case dict():
+            return f"a mapping of {', '.join(map(str, value))}" if value else "an empty mapping"
+        case list():
+            return "a list" if value else "an empty list"
+    text = repr(value)
+    return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
+
+
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and (found := DURATION.fullmatch(value.strip())):
         return float(found[1]) * SECONDS[found[2]]
-    raise ValueError(f"expected a duration such as 500ms, 20s or 2m, got {value!r}")
+    raise ValueError(f"expected a duration such as 500ms, 20s or 2m, got {shown(value)}")
+
+
+def _some_time(value: Any) -> Any:
+    if not (seconds := _duration(value)):
+        raise ValueError(f"expected some time, got {shown(value)}")
+    return seconds
 
 
 def _size(value: Any) -> Any:
@@ -30,7 +52,7 @@ def _size(value: Any) -> Any:
         return value
     if isinstance(value, str) and (found := SIZE.fullmatch(value.strip())):
         return int(found[1]) * SIZE_FACTORS[found[2]]
-    raise ValueError(f"expected a size such as 64M, 1G or a number of bytes, got {value!r}")
+    raise ValueError(f"expected a size such as 64M, 1G or a number of bytes, got {shown(value)}")
 
 
 def size_of(value: Any) -> Any:
@@ -42,19 +64,40 @@ def hex_bytes(value: Any) -> bytes:
     """Bytes of a hexadecimal text; blanks between them are allowed.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: it is no such text, or an empty one.
     """
     if isinstance(value, str):
         try:
-            return bytes.fromhex(value)
+            found = bytes.fromhex(value)
         except ValueError:
-            pass
-    raise ValueError(f'expected hexadecimal bytes such as "00ff", in quotes, got {value!r}')
+            found = b""
+        if found:
+            return found
+    raise ValueError(f'expected hexadecimal bytes such as "00ff", in quotes, got {shown(value)}')
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+def _as_duration(seconds: float) -> str:
+    return f"{seconds * 1000:.10g}ms"
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    PlainSerializer(_as_duration, return_type=str, when_used="json"),
+]
+"""Seconds."""
+SomeTime = Annotated[
+    float,
+    BeforeValidator(_some_time),
+    PlainSerializer(_as_duration, return_type=str, when_used="json"),
+]
+"""Seconds, more than none."""
 Size = Annotated[int, BeforeValidator(_size)]
-HexBytes = Annotated[bytes, BeforeValidator(hex_bytes)]
+HexBytes = Annotated[
+    bytes,
+    BeforeValidator(hex_bytes),
+    PlainSerializer(bytes.hex, return_type=str, when_used="json"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +128,8 @@ class VersionRange:
             found = BOUND.fullmatch(word)
             if found is None:
                 raise ValueError(
-                    f'expected a version range such as ">=7.2", "<10" or "5.2-9.2", got {text!r}'
+                    'expected a version range such as ">=7.2", "<10" or "5.2-9.2", '
+                    f"got {shown(text)}"
                 )
             bounds.append((found[1] or "=", _numbers(found.groups()[1:])))
         if not bounds:

@@ -72,7 +72,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ),
     (
         (PRECOPY, faults('at: {section: cpu}, do: {insert: {hex: "00", command: 7}}'), GOOD),
-        "faults[0].do.insert: say which: `hex`, `command` or `section`",
+        "faults[0].do.insert: say which: `hex` or `command`",
     ),
     (
         (PRECOPY, faults("at: {side: source, event: STOP}, do: delete"), GOOD),
