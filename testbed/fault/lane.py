@@ -29,7 +29,7 @@ from .edit import BETWEEN_BYTES, Edit, connection_commands, edit_of
 from .hold import Hold, begins_device_phase, package_bytes, resized
 from .ledger import DEVICE_BYTES_MAX, Ledger
 from .place import Known, Matcher, Miss
-from .plan import CommandPlace, OffsetPlace, SectionPlace, Side, Truncate
+from .plan import CommandPlace, Fault, OffsetPlace, SectionPlace, Side, Truncate
 from .watch import FORWARD, RETURN_PATH, Watch
 
 HEX_BYTES_MAX = 32
@@ -185,19 +185,16 @@ class Lane(Generic[Parser]):
         return list(self._process(element))
 
     def _must_hold(self, element: Element) -> bool:
-        places = [(found.fault.place, found.fault.action) for found in self._matchers]
         if begins_device_phase(element):
-            return self._live_ended and any(_is_device(place) for place, _ in places)
-        if not 0 < package_bytes(element) <= DEVICE_BYTES_MAX:
+            faults = self._live_ended and filter(_is_in_device_state, self._faults())
+        elif 0 < package_bytes(element) <= DEVICE_BYTES_MAX:
+            faults = filter(_is_in_package, self._faults())
+        else:
             return False
-        return any(
-            _is_device(place)
-            or (
-                isinstance(place, CommandPlace | OffsetPlace)
-                and not isinstance(action, BETWEEN_BYTES)
-            )
-            for place, action in places
-        )
+        return any(faults or ())
+
+    def _faults(self) -> Iterator[Fault]:
+        return (found.fault for found in self._matchers)
 
     def _release(self) -> list[Command]:
         """Send on what was held, with its faults."""
@@ -206,7 +203,7 @@ class Lane(Generic[Parser]):
             return []
         if not hold.settle(self._ledger.layout):
             why = "it could not be placed: vmdesc and stream disagree on the section's size"
-            for found in [found for found in self._matchers if _is_device(found.fault.place)]:
+            for found in [each for each in self._matchers if _is_in_device_state(each.fault)]:
                 self._miss(found, why)
         if hold.is_package:
             return self._release_package(hold)
@@ -316,9 +313,18 @@ class Lane(Generic[Parser]):
             yield command
 
 
-def _is_device(place: object) -> bool:
-    """True if the place may lie in device state."""
+def _is_in_device_state(fault: Fault) -> bool:
+    """True if the fault may strike in device state."""
+    place = fault.place
     return isinstance(place, SectionPlace) and place.kind in (None, "full") and place.idstr != "ram"
+
+
+def _is_in_package(fault: Fault) -> bool:
+    """True if the fault may strike in a package where its boundaries or its size matter."""
+    changes = not isinstance(fault.action, BETWEEN_BYTES)
+    return _is_in_device_state(fault) or (
+        changes and isinstance(fault.place, CommandPlace | OffsetPlace)
+    )
 
 
 def _joined(commands: list[Command]) -> list[Command]:
