@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from testbed.scenario.load import ScenarioError, find, load
+from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
 
 EXIT_FAILED = 1
@@ -125,8 +126,8 @@ def run_command(
     raise typer.Exit(_exit_code(results))
 
 
-def _exit_code(results: Sequence[object]) -> int:
-    outcomes = [(result.passed, result.lacks) for result in results]  # type: ignore[attr-defined]
+def _exit_code(results: Sequence[Result]) -> int:
+    outcomes = [(result.passed, result.lacks) for result in results]
     if any(passed is False for passed, _ in outcomes):
         return EXIT_FAILED
     if any(lacks is not None for _, lacks in outcomes):

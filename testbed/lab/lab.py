@@ -256,6 +256,9 @@ class Lab:
                 total_s=outage.total_s,
                 until_s=outage.until_s,
             )
+
+    def note_unfired(self) -> None:
+        """Write down which faults never struck; nothing more will pass."""
         for sentence in self.engine.unfired():
             self._log.write("proxy", "fault-unfired", sentence=sentence)
 

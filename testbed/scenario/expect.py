@@ -10,7 +10,14 @@ from typing import Any
 from testbed.log import Log
 
 from . import schema
-from .judge import Attempt, SideState, attempts, both_running_s, early_frames
+from .judge import (
+    Attempt,
+    SideState,
+    attempts,
+    both_running_s,
+    disagreements,
+    early_frames,
+)
 from .result import Check
 from .scenario import Scenario
 from .units import ByVersion, for_version
@@ -259,14 +266,21 @@ class Expectations:
     # What no scenario has to ask for
 
     def _faults(self) -> Iterator[Check]:
-        unfired = {event.facts["sentence"] for event in self._log.find("fault-unfired")}
+        struck = {event.facts["fault"] for event in self._log.find("fault-struck")}
+        unfired = [event.facts["sentence"] for event in self._log.find("fault-unfired")]
         for number, fault in enumerate(self._scenario.faults):
-            sentence = next((text for text in unfired if f"({fault.name})" in text), None)
+            missed = [text for text in unfired if f"({fault.name})" in text]
+            if fault.name in struck:
+                passed, got = True, "it struck"
+            elif missed:
+                passed, got = False, missed[-1]
+            else:
+                passed, got = None, "the run ended before that was known"
             yield Check(
                 f"faults.{number}",
-                sentence is None,
+                passed,
                 f"{fault.name} strikes",
-                sentence or "it struck",
+                got,
                 self._scenario.where(("faults", number)),
             )
 
@@ -280,6 +294,14 @@ class Expectations:
                 f"both for {both_s:.3f} s" if both_s else "never both",
                 self._scenario.where(()),
             )
+        odd = [text for attempt in self._ended for text in disagreements(attempt)]
+        yield Check(
+            "invariant: exit status, QMP status and stderr agree",
+            not odd,
+            "they agree",
+            "; ".join(odd) or "they agree",
+            self._scenario.where(()),
+        )
         early = early_frames(self._log, self._scenario.model.guest.mac)
         yield Check(
             "invariant: no frame of the guest's from the destination before the source stopped",

@@ -6,13 +6,15 @@ memory and device state, never from what a scenario expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.log import Event, Log
 
 SIDES = ("source", "destination")
+LOAD_FAILED = "load of migration failed"
+"""On stderr of every destination that gives up. QEMU `migration/migration.c`, 2.x to 11.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,21 @@ def both_running_s(log: Log) -> float:
     if since is not None and len(log):
         total += log[len(log) - 1].at_s - since
     return total
+
+
+def disagreements(attempt: Attempt) -> Iterator[str]:
+    """Where a side's exit status, QMP status and stderr contradict each other: invariant 2."""
+    for side in (attempt.source, attempt.destination):
+        status = side.status or (side.statuses[-1] if side.statuses else None)
+        failures = [line for line in side.stderr if LOAD_FAILED in line]
+        if (side.exit_status or 0) > 0 and status == "completed":
+            yield f"the {side.side} exited with {side.exit_status}, and QMP says completed"
+        if (side.exit_status or 0) > 0 and not side.stderr:
+            yield f"the {side.side} exited with {side.exit_status}, and stderr says nothing"
+        if side.exit_status == 0 and status == "failed":
+            yield f"the {side.side} exited with 0, and QMP says failed"
+        if status == "completed" and failures:
+            yield f"QMP says the {side.side} completed, and stderr says {failures[0]!r}"
 
 
 def early_frames(log: Log, mac: str) -> list[Event]:

@@ -155,6 +155,7 @@ class Play:
         except QmpRefused as refused:
             self._log.write("run", "step-refused", error=str(refused))
         await self._end_attempt()
+        self._lab.note_unfired()
 
     async def _step(self, step: schema.Model) -> None:
         match step:

@@ -1,6 +1,7 @@
 """Each expectation: a log that fulfils it, one that does not, one that cannot tell."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judge_helpers import EXITED, RUNS, STOPPED, Run, check, completed, scenario
@@ -415,7 +416,8 @@ def test_a_fault_that_never_struck_fails_with_its_sentence(tmp_path: Path) -> No
         "  - {name: other, at: {section: nvme}, do: delete}"
     )
     sentence = "fault 2 (other) never fired: no section nvme passed"
-    run = completed().write("proxy", "fault-unfired", sentence=sentence)
+    run = completed().write("proxy", "fault-struck", fault="one")
+    run.write("proxy", "fault-unfired", sentence=sentence)
     _, checks = judge(scenario(tmp_path, GOOD, head=head), run.log)
     assert check(checks, "faults.0").passed is True
     assert check(checks, "faults.1").passed is False
@@ -423,13 +425,20 @@ def test_a_fault_that_never_struck_fails_with_its_sentence(tmp_path: Path) -> No
     assert check(checks, "faults.1").where.endswith("it.yaml:5:5")
 
 
+def test_a_fault_of_which_nothing_is_known_is_unknown(tmp_path: Path) -> None:
+    head = "mode: precopy\nfaults: [{name: one, at: {section: cpu}, do: delete}]"
+    _, checks = judge(scenario(tmp_path, GOOD, head=head), completed().log)
+    assert check(checks, "faults.0").passed is None
+
+
 TWO_GUESTS = "invariant: never two running guests"
+AGREE = "invariant: exit status, QMP status and stderr agree"
 EARLY = "invariant: no frame of the guest's from the destination before the source stopped"
 
 
 def test_the_invariants_are_always_checked(tmp_path: Path) -> None:
     _, checks = judge(scenario(tmp_path, GOOD), completed().log)
-    assert [check(checks, name).passed for name in (TWO_GUESTS, EARLY)] == [True, True]
+    assert all(check(checks, name).passed for name in (TWO_GUESTS, AGREE, EARLY))
 
 
 def test_two_guests_for_a_moment_fail_a_run_that_completed(tmp_path: Path) -> None:
@@ -445,6 +454,45 @@ def test_a_known_split_brain_is_not_failed_for_what_it_is(tmp_path: Path) -> Non
     verdict, checks = judge(scenario(tmp_path, expect), run.log)
     assert verdict == "split-brain"
     assert TWO_GUESTS not in [each.name for each in checks]
+
+
+@pytest.mark.parametrize(
+    ("seen", "lines", "got"),
+    [
+        ({"exit_status": 1}, [], "the destination exited with 1, and stderr says nothing"),
+        (
+            {"exit_status": 1, "status": "completed"},
+            ["qemu: why"],
+            "the destination exited with 1, and QMP says completed",
+        ),
+        (
+            {"exit_status": 0, "status": "failed"},
+            ["qemu: why"],
+            "the destination exited with 0, and QMP says failed",
+        ),
+        (
+            {**RUNS, "status": "completed"},
+            ["qemu: load of migration failed: Invalid argument"],
+            "QMP says the destination completed, and stderr says "
+            "'qemu: load of migration failed: Invalid argument'",
+        ),
+    ],
+)
+def test_a_side_that_contradicts_itself_fails_an_invariant(
+    tmp_path: Path, seen: dict[str, Any], lines: list[str], got: str
+) -> None:
+    run = Run().begin()
+    for line in lines:
+        run.write("destination", "stderr", line=line, text=line)
+    _, checks = judge(scenario(tmp_path, GOOD), run.end(STOPPED, seen).log)
+    assert check(checks, AGREE).passed is False
+    assert check(checks, AGREE).got == got
+
+
+def test_a_failure_that_says_so_everywhere_agrees(tmp_path: Path) -> None:
+    run = Run().begin().write("destination", "stderr", text="load of migration failed")
+    _, checks = judge(scenario(tmp_path, GOOD), run.end(RUNS, EXITED).log)
+    assert check(checks, AGREE).passed is True
 
 
 def test_an_early_frame_fails_its_invariant(tmp_path: Path) -> None:
