@@ -1,8 +1,8 @@
 """Kills a run at random moments, a hundred times, and counts what is left.
 
 SIGKILL goes to the command, its guard or the run's PID 1, in turn, at a random moment between its
-start and its end. Counted after each: processes, network namespaces, links and mounts of the host,
-files in the temporary folders; everything that was not there before is a leftover.
+start and its end. Counted after each: processes, namespaces, links, mounts and named or listening
+sockets of the host, files in its temporary folders; what was not there before is a leftover.
 
 usage: python benchmarks/cleanup.py [--kills N] [--seed N]        (as root)
 """
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 SCENARIO = "scenarios/postcopy_drop.yaml"
 RUN_S = 2.5
 GONE_S = 5.0
+TCP_LISTEN = "0A"
 FOLDERS = (Path("/tmp"), Path("/dev/shm"), Path("/run"), Path("/var/tmp"))
 
 
@@ -48,6 +49,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def sockets() -> set[str]:
+    """Named Unix sockets and listening TCP sockets of the host."""
+    unix = Path("/proc/net/unix").read_text().splitlines()[1:]
+    tcp = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    named = {words[7] for line in unix if len(words := line.split()) > 7}
+    return named | {words[1] for line in tcp if (words := line.split())[3] == TCP_LISTEN}
+
+
 def census() -> dict[str, set[str]]:
     """What is on the host now."""
     namespaces = set()
@@ -61,6 +70,7 @@ def census() -> dict[str, set[str]]:
         "namespace": namespaces,
         "link": set(os.listdir("/sys/class/net")),
         "mount": set(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "socket": sockets(),
         "file": {str(path) for folder in FOLDERS if folder.is_dir() for path in folder.iterdir()},
     }
 

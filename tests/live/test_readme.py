@@ -69,4 +69,31 @@ def test_the_demo_shows_a_postcopy_migration_recover() -> None:
 
 def test_the_commands_of_the_readme_are_all_accounted_for() -> None:
     others = [each for each in COMMANDS if not each.startswith("testbed ")]
-    assert others == ["scripts/demo", "scripts/test"]  # the second is what runs this test
+    benchmarks = ".venv/bin/python -m benchmarks by_hand cleanup"
+    assert others == ["scripts/demo", "scripts/test", benchmarks]  # the second runs this test
+
+
+def test_the_benchmarks_of_the_readme_are_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "by_hand, cleanup" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["by_hand.py", "--rounds", "1", "scenarios/bad_magic.yaml"], "bad_magic"),
+        (["cleanup.py", "--kills", "3"], "3 kills"),
+    ],
+)
+def test_a_benchmark_measures(arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / arguments[0], *arguments[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said in done.stdout, done.stdout + done.stderr
