@@ -22,7 +22,7 @@ EXIT_LACKS = 3
 EXIT_UNKNOWN = 4
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
-LIBRARY = Path("scenarios")
+LIBRARY = Path(__file__).parents[1] / "scenarios"
 
 app = typer.Typer(
     help="Fault-injection testbed for QEMU live migration.",
@@ -137,7 +137,7 @@ def _exit_code(results: Sequence[Result]) -> int:
 
 @app.command("list")
 def list_command(files: LibraryPaths = None) -> None:
-    """List scenarios: name, mode, expected verdict, what it is about."""
+    """List scenarios, the library's if none are named: mode, expected verdict, what about."""
     from testbed.report.console import Console
 
     Console().listing(_loaded(files or [LIBRARY]))

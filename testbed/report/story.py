@@ -30,7 +30,8 @@ def story(log: Log) -> Iterator[str]:
             return
         yield f"{event.at_s:7.3f}  {event.actor:<11}  {text}"
     if announcements:
-        yield f"{'':7}  {'switch':<11}  {announcements} announcements of the guest's MAC in all"
+        many = f"{announcements} announcement{'s' * (announcements != 1)}"
+        yield f"{'':7}  {'switch':<11}  {many} of the guest's MAC in all"
 
 
 def _told(event: Event) -> str | None:
