@@ -19,7 +19,8 @@ TUN = os.makedev(10, 200)
 
 
 def open_the_way(paths: list[Path]) -> None:
-    held = {path: os.open(path, os.O_PATH) for path in paths}
+    outer = [path for path in paths if not any(other in path.parents for other in paths)]
+    held = {path: os.open(path, os.O_PATH) for path in outer}
     for path, fd in held.items():
         for folder in reversed(path.parents):
             if not folder.stat().st_mode & stat.S_IXOTH:
