@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from mmap import mmap
 
 from .element import Certainty, Element, Opaque, Span, Value
 from .error import Cut, StreamError
@@ -43,6 +44,14 @@ class Channel:
         if data and self._reader.feed(data):
             return self._resume()
         return []
+
+    def map(self, data: mmap) -> None:
+        """Take the whole channel as a mapped file, instead of feeding it; see `grant`."""
+        self._reader.map(data)
+
+    def grant(self, size_bytes: int) -> list[Element]:
+        """Go on as if the next `size_bytes` of the mapped file were fed; nothing is copied."""
+        return self._resume() if self._reader.grant(size_bytes) else []
 
     def silence(self) -> list[Element]:
         """The peer has been silent: decide what only the absence of bytes could decide."""

@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # who wants no runs waits for no numpy
+    import numpy as np
+    import numpy.typing as npt
 
 
 class SectionType(IntEnum):
@@ -142,6 +147,20 @@ class RamPage:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PageRun:
+    """Page records of one block back to back, plain and zero pages; see `runs.py`.
+
+    `records` are their be64s, address | flags, in order. All but the first carry CONTINUE; the
+    first one's data begins after `head_bytes`: 8, or those with its idstr.
+    """
+
+    block: str
+    records: npt.NDArray[np.uint64]
+    page_bytes: int
+    head_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class RamMark:
     """A record without a page: EOS, HOOK, MULTIFD_FLUSH."""
@@ -220,6 +239,7 @@ Value = (
     | RamTotal
     | RamBlock
     | RamPage
+    | PageRun
     | RamMark
     | Payload
     | SectionFooter
@@ -262,11 +282,28 @@ class Element:
     @property
     def end(self) -> int:
         """Offset of the first byte after it."""
-        return self.offset + len(self.raw)
+        return self.offset + self.size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of it on the channel."""
+        return len(self.raw)
 
     def span(self, name: str) -> Span | None:
         """The field of that name, or None."""
         return next((span for span in self.spans if span.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunElement(Element):
+    """An element whose bytes are not copied: `raw` is empty, they stay where they were fed."""
+
+    length: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of it on the channel."""
+        return self.length
 
 
 def _name(kinds: type[IntEnum], number: int) -> str:

@@ -10,6 +10,7 @@ from .element import (
     FileHeader,
     Message,
     Opaque,
+    PageRun,
     Payload,
     RamBlock,
     RamFlag,
@@ -31,7 +32,7 @@ def encode(value: Value) -> bytes:
     For every element that a parser made, but an `Opaque`, this is its `raw`.
 
     Raises:
-        TypeError: an `Opaque`.
+        TypeError: an `Opaque`, or a `PageRun`, which leaves its bytes where they are.
         ValueError: an idstr of more than 255 bytes.
         struct.error: a number too large for its field.
     """
@@ -54,6 +55,8 @@ def encode(value: Value) -> bytes:
             return build_message(kind, payload, bitmap=bitmap)
         case Opaque():
             raise TypeError("opaque bytes have no encoding")
+        case PageRun():
+            raise TypeError("a run's bytes are where they were fed")
 
 
 def build_section(

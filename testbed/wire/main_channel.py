@@ -50,14 +50,15 @@ class MainChannel(Channel):
 
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
+        in_runs: plain and zero pages come as `RunElement`s, many at once, instead of one by one.
     """
 
-    def __init__(self, *, page_bytes: int = 4096) -> None:
+    def __init__(self, *, page_bytes: int = 4096, in_runs: bool = False) -> None:
         self.phase = Phase.HEADER
         self.layout: Layout | None = None
         self.corrections: list[str] = []
         self.footers: bool | None = None
-        self._ram = Ram(page_bytes)
+        self._ram = Ram(page_bytes, in_runs=in_runs)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload

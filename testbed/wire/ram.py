@@ -7,19 +7,25 @@ outlives a section lives here, because CONTINUE means the last block of the whol
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from . import spans
 from .element import (
     Element,
+    PageRun,
     RamBlock,
     RamFlag,
     RamMark,
     RamPage,
     RamTotal,
+    RunElement,
 )
 from .error import StreamError
 from .reader import Context, Emit, Reader, Story
 from .structs import U32, U64, XBZRLE, XBZRLE_ENCODING
+
+if TYPE_CHECKING:
+    from .runs import Follower
 
 BLOCKS_MAX = 4096
 """RAM blocks of one machine; real ones have tens."""
@@ -53,6 +59,7 @@ class Ram:
 
     page_bytes: int
     has_addresses: bool = False  # x-ignore-shared: each block carries its GPA
+    in_runs: bool = False  # page records are read in bulk
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
 
@@ -65,7 +72,7 @@ class Ram:
 
     def recovered(self) -> Ram:
         """The state that a recovery connection begins with: no last block."""
-        return Ram(self.page_bytes, self.has_addresses, dict(self.blocks))
+        return Ram(self.page_bytes, self.has_addresses, self.in_runs, dict(self.blocks))
 
 
 class RamSection:
@@ -105,13 +112,14 @@ class RamSection:
     def _pages(self) -> int:
         """Emit the page records in hand; return the bytes needed to go on.
 
-        This is the loop that all memory of a guest passes through.
+        This is the loop that all memory of a guest passes through. In runs, a package has none.
         """
         reader, ram, append = self._reader, self._ram, self._out.append
         section, in_package = self._context.section, self._context.in_package
         data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
         unpack, pages, page_spans = U64.unpack_from, PAGES, spans.page
         pos, base = reader.pos, reader.offset - reader.pos
+        runs = self._follower()
         try:
             while stop - pos >= 8:
                 (word,) = unpack(data, pos)
@@ -127,6 +135,12 @@ class RamSection:
                 end = at + prefix + size
                 if end > stop:
                     return end - pos
+                if runs is not None and not prefix:
+                    words, end = runs.follow(word, end)
+                    run = PageRun(ram.last.idstr, words, ram.page_bytes, head)
+                    append(RunElement(base + pos, b"", run, (), section, length=end - pos))
+                    pos = end
+                    continue
                 append(
                     Element(
                         base + pos,
@@ -144,6 +158,13 @@ class RamSection:
         finally:
             reader.pos = pos
         return 8
+
+    def _follower(self) -> Follower | None:
+        if not self._ram.in_runs:
+            return None
+        from .runs import Follower  # numpy is for who reads in bulk
+
+        return Follower(self._reader.data, self._reader.stop, self._ram.page_bytes)
 
     def _wrong(self, expected: str, got: str, at: int) -> StreamError:
         return self._reader.wrong(INSIDE, expected, got, skip=at - self._reader.pos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import TypeVar
 
 from .element import SectionHeader, Span, Value
@@ -35,6 +36,7 @@ class Reader:
 
     __slots__ = (
         "_base",
+        "_end",
         "_late",
         "_wanted",
         "data",
@@ -47,8 +49,9 @@ class Reader:
     )
 
     def __init__(self) -> None:
-        self.data = b""
+        self.data: bytes | mmap = b""
         self.pos = 0
+        self._end = 0  # of what may be read of `data`
         self.fed = 0
         self.held = bytearray()
         self.limit: int | None = None
@@ -73,8 +76,8 @@ class Reader:
     def stop(self) -> int:
         """Index in `data` that reading may go up to: what is in hand, cut at the limit."""
         if self.limit is None:
-            return len(self.data)
-        return min(len(self.data), self.limit - self._base)
+            return self._end
+        return min(self._end, self.limit - self._base)
 
     @property
     def available(self) -> int:
@@ -84,7 +87,7 @@ class Reader:
     def feed(self, chunk: bytes) -> bool:
         """Append what the channel carried; true if it is enough for whoever waits."""
         self.fed += len(chunk)
-        in_hand = len(self.data) - self.pos
+        in_hand = self._end - self.pos
         if self._late or in_hand + len(chunk) < self._wanted:
             self._late += chunk
             if in_hand + len(self._late) < self._wanted:
@@ -94,15 +97,28 @@ class Reader:
             self._join(chunk)
         return True
 
+    def map(self, data: mmap) -> None:
+        """Read from a mapped file in place, from its first byte on; `grant` says how far."""
+        assert not self.fed, "mapped after it was fed"
+        self.data = data
+
+    def grant(self, count: int) -> bool:
+        """Allow `count` bytes more of a mapped file; true if they are enough for whoever waits."""
+        self.fed += count
+        self._end += count
+        return self._end - self.pos >= self._wanted
+
     def merge(self) -> None:
         """Join what was set aside to the window."""
-        self._join(bytes(self._late))
-        self._late = bytearray()
+        if self._late:
+            self._join(bytes(self._late))
+            self._late = bytearray()
 
     def _join(self, chunk: bytes) -> None:
         self._base += self.pos
         self.data = self.data[self.pos :] + chunk  # an empty side costs no copy of the other
         self.pos = 0
+        self._end = len(self.data)
 
     def wait(self, count: int) -> Story[None]:
         """Wait until `count` bytes are in hand, the channel ended, or it fell silent; once."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from mmap import mmap
 
 from .element import CommandType, SectionHeader, SectionType
 from .reader import Reader
@@ -98,7 +99,7 @@ class Successors:
             return False  # it would cross the end of the package
         return verdict
 
-    def _judge(self, data: bytes, at: int, stop: int, limit_at: int | None) -> bool | None:
+    def _judge(self, data: bytes | mmap, at: int, stop: int, limit_at: int | None) -> bool | None:
         if at >= stop:
             return None
         if data[at] not in self.legal:
@@ -116,7 +117,7 @@ class Successors:
             case _:
                 return self._end_of_stream(data, at, stop)
 
-    def _header(self, data: bytes, at: int, stop: int) -> bool | None:
+    def _header(self, data: bytes | mmap, at: int, stop: int) -> bool | None:
         if stop - at < 6:
             return None
         section_id, idstr_length = U32.unpack_from(data, at + 1)[0], data[at + 5]
@@ -133,7 +134,7 @@ class Successors:
             return False
         return bool(version_id < VERSION_ID_MAX)
 
-    def _command(self, data: bytes, at: int, stop: int, limit_at: int | None) -> bool | None:
+    def _command(self, data: bytes | mmap, at: int, stop: int, limit_at: int | None) -> bool | None:
         if stop - at < COMMAND.size:
             return None
         _, command, length = COMMAND.unpack_from(data, at)
@@ -150,7 +151,7 @@ class Successors:
         value = int.from_bytes(data[at + COMMAND.size : at + COMMAND.size + U32.size], "big")
         return value in PACKAGE_PINGS
 
-    def _end_of_stream(self, data: bytes, at: int, stop: int) -> bool | None:
+    def _end_of_stream(self, data: bytes | mmap, at: int, stop: int) -> bool | None:
         tail = data[at + 1 : min(at + 9, stop)]
         if not tail:
             return None
