@@ -6,15 +6,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+import click
 
-from testbed.scenario.load import ScenarioError, find, load
-from testbed.scenario.result import Result
-from testbed.scenario.scenario import Scenario
+if TYPE_CHECKING:  # each command waits only for what it needs
+    from testbed.scenario.result import Result
+    from testbed.scenario.scenario import Scenario
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -22,55 +21,79 @@ EXIT_LACKS = 3
 EXIT_UNKNOWN = 4
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
+QEMU = "qemu-system-x86_64"
 LIBRARY = Path(__file__).parents[1] / "scenarios"
 
-app = typer.Typer(
-    help="Fault-injection testbed for QEMU live migration.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+
+class _ReaderGone(Exception):
+    """The reader of a pipe has seen enough. click has an exit status of its own for that."""
 
 
-class Accelerator(StrEnum):
-    """What runs the guests' CPUs."""
+class _Commands(click.Group):
+    """The commands; what they wrote is written when they end."""
 
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command named."""
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _ReaderGone from None
+        return result
 
 
-Paths = Annotated[
-    list[Path], typer.Argument(help="Scenario files, or folders of them.", metavar="FILE...")
-]
-LibraryPaths = Annotated[
-    list[Path] | None,
-    typer.Argument(help="Scenario files, or folders of them.", metavar="[FILE...]"),
-]
+@click.group(cls=_Commands)
+def app() -> None:
+    """Fault-injection testbed for QEMU live migration."""
+
+
+PATH = click.Path(path_type=Path)
 
 
 @app.command("run")
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.option(
+    "--source-qemu",
+    default=QEMU,
+    show_default=True,
+    help="The source's binary, or a command that ends in it.",
+)
+@click.option(
+    "--destination-qemu",
+    default=QEMU,
+    show_default=True,
+    help="The destination's binary, or a command that ends in it.",
+)
+@click.option(
+    "--accel",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    help="KVM where it works, else TCG; or one of them.",
+)
+@click.option("--junit", type=PATH, help="Write a JUnit report here.")
+@click.option("--json", type=PATH, help="Write a JSON report here.")
+@click.option("--out", type=PATH, help="Keep each run's log, pcap and stderr in this folder.")
+@click.option("--keep", is_flag=True, help="Leave the run up, and say how to enter it.")
+@click.option("--seed", type=click.IntRange(0), help="Of the guest's memory pattern.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Run each scenario so many times.",
+)
 def run_command(
-    files: Paths,
-    source_qemu: Annotated[
-        str, typer.Option(help="The source's binary, or a command that ends in it.")
-    ] = "qemu-system-x86_64",
-    destination_qemu: Annotated[
-        str, typer.Option(help="The destination's binary, or a command that ends in it.")
-    ] = "qemu-system-x86_64",
-    accel: Annotated[
-        Accelerator, typer.Option(help="KVM where it works, else TCG; or one of them.")
-    ] = Accelerator.AUTO,
-    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report here.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write a JSON report here.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Keep each run's log, pcap and stderr in this folder.")
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the run up, and say how to enter it.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the guest's memory pattern.", min=0)] = None,
-    repeat: Annotated[int, typer.Option(help="Run each scenario so many times.", min=1)] = 1,
+    files: tuple[Path, ...],
+    source_qemu: str,
+    destination_qemu: str,
+    accel: str,
+    junit: Path | None,
+    json: Path | None,
+    out: Path | None,
+    keep: bool,
+    seed: int | None,
+    repeat: int,
 ) -> None:
     """Run scenarios: build the network, migrate through the proxy, inject, judge.
 
@@ -87,7 +110,7 @@ def run_command(
     settings = Settings(
         _command("--source-qemu", source_qemu),
         _command("--destination-qemu", destination_qemu),
-        accel.value,
+        accel,
         seed,
     )
     if keep and len(scenarios) * repeat > 1:
@@ -116,14 +139,14 @@ def run_command(
                 results.append(result)
     except KeyboardInterrupt:
         console.interrupted()
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        sys.exit(EXIT_INTERRUPTED)
     finally:
         if junit is not None:
             write_junit(junit, results)
         if json is not None:
             write_json(json, results)
     console.summary(results)
-    raise typer.Exit(_exit_code(results))
+    sys.exit(_exit_code(results))
 
 
 def _exit_code(results: Sequence[Result]) -> int:
@@ -136,38 +159,39 @@ def _exit_code(results: Sequence[Result]) -> int:
 
 
 @app.command("list")
-def list_command(files: LibraryPaths = None) -> None:
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE...]")
+def list_command(files: tuple[Path, ...]) -> None:
     """List scenarios, the library's if none are named: mode, expected verdict, what about."""
     from testbed.report.console import Console
 
-    Console().listing(_loaded(files or [LIBRARY]))
+    Console().listing(_loaded(files or (LIBRARY,)))
 
 
 @app.command("check")
-def check_command(files: Paths) -> None:
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+def check_command(files: tuple[Path, ...]) -> None:
     """Check scenario files, and run nothing."""
     scenarios = _loaded(files)
-    typer.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}: nothing wrong")
+    click.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}: nothing wrong")
 
 
 @app.command("doctor")
-def doctor_command(
-    qemu: Annotated[
-        list[str] | None, typer.Option(help="A binary or command to look at, too.")
-    ] = None,
-) -> None:
+@click.option("--qemu", multiple=True, help="A binary or command to look at, too.")
+def doctor_command(qemu: tuple[str, ...]) -> None:
     """Say what this machine offers: kernel features, permissions, QEMUs, and what is missing."""
     from testbed.lab.doctor import examine
     from testbed.report.console import Console
 
-    commands = [_command("--qemu", text) for text in qemu or ["qemu-system-x86_64"]]
+    commands = [_command("--qemu", text) for text in qemu or (QEMU,)]
     features = examine(commands)
     Console().features(features)
-    raise typer.Exit(0 if all(each.ok or not each.needed for each in features) else EXIT_LACKS)
+    sys.exit(0 if all(each.ok or not each.needed for each in features) else EXIT_LACKS)
 
 
-def _loaded(paths: list[Path]) -> list[Scenario]:
+def _loaded(paths: Sequence[Path]) -> list[Scenario]:
     """Every scenario of the paths; what is wrong with any of them is said, all of it."""
+    from testbed.scenario.load import ScenarioError, find, load
+
     scenarios, wrong = [], []
     try:
         for path in find(paths):
@@ -209,16 +233,21 @@ def _writable_folder(path: Path) -> None:
 
 
 def _usage(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(EXIT_USAGE)
+    click.echo(message, err=True)
+    sys.exit(EXIT_USAGE)
 
 
 def main() -> None:
     """The command `testbed`."""
     try:
-        app()
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; nothing more may be written, not even at exit.
+        status = app.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except click.Abort:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except _ReaderGone:
+        # Nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_PIPE_CLOSED) from None
     except OSError as error:
@@ -226,6 +255,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write(f"testbed: cannot write: {error.strerror or error}\n")
         raise SystemExit(EXIT_LACKS) from None
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

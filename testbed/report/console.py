@@ -28,6 +28,14 @@ STYLES = {**OUTCOMES, "ok": "green", "missing": "red", "absent": "yellow"}
 ERASE = "\r\x1b[2K"
 
 
+class _Rich(RichConsole):
+    """A reader that is gone is told to the caller, who knows the exit status for it."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled."""
+        raise
+
+
 class _Live:
     """What the live line of the running scenario shows."""
 
@@ -78,7 +86,7 @@ class Console:
         if isinstance(out, TextIOWrapper):
             out.reconfigure(errors="replace")  # names of files and what QEMU says hold anything
         # Texts are shown as they are; with `emoji`, `file.yaml:100:5` would become a picture.
-        self._rich = RichConsole(
+        self._rich = _Rich(
             file=out, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
         self._terminal = out.isatty() and not self._rich.is_dumb_terminal

@@ -119,6 +119,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         listing.stdout.close()
         assert listing.stderr is not None
         assert listing.stderr.read() == b""
+    assert listing.returncode == 141
 
 
 @pytest.mark.live
