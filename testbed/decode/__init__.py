@@ -1,0 +1,1 @@
+"""A migration stream read for people: from wherever its bytes are, without running anything."""
