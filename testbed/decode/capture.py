@@ -203,13 +203,9 @@ class Finder:
             return "its first bytes are not in the capture"
         if kind_of(head) is Kind.TLS:
             return "TLS"
-        middle = "" if half.isn is not None else ", perhaps in its middle"
-        text = (
-            f"'{head.decode()}'"
-            if head.isascii() and head.decode().isprintable()
-            else head.hex(" ")
-        )
-        return f"begins with {text}{middle}"
+        readable = head.isascii() and head.decode().isprintable()
+        text = f"'{head.decode()}'" if readable else head.hex(" ")
+        return f"begins with {text}{'' if half.isn is not None else ', perhaps in its middle'}"
 
 
 def read_capture(buffer: Buffer, name: str) -> Source:
@@ -270,14 +266,21 @@ def _notes(reader: PacketReader, finder: Finder, connections: list[Connection]) 
                 notes.append(f"{connection.name(side)}: {lost}")
     if finder.passed_over_count:
         notes.append(f"passed over: {_named(finder)}")
-    for why, count in reader.passed.items():
-        if why not in (NOT_IP, NOT_TCP):
-            notes.append(f"{count} packets {why}")
+    notes += _not_segments(reader, harmless=False)
     if finder.cut_count:
-        notes.append(f"{finder.cut_count} packets were cut when captured (tcpdump -s 0 keeps all)")
+        notes.append(f"packets that were cut when captured (-s 0 keeps all): {finder.cut_count}")
     if reader.trouble is not None:
         notes.append(reader.trouble)
     return notes
+
+
+def _not_segments(reader: PacketReader, *, harmless: bool) -> list[str]:
+    """How many packets were no TCP segments and why, those that never were any if `harmless`."""
+    return [
+        f"packets that {why}: {count}"
+        for why, count in reader.passed.items()
+        if harmless or why not in (NOT_IP, NOT_TCP)
+    ]
 
 
 def _nothing(reader: PacketReader, finder: Finder, name: str) -> str:
@@ -285,8 +288,8 @@ def _nothing(reader: PacketReader, finder: Finder, name: str) -> str:
     if finder.passed_over_count:
         what += _named(finder)
     else:
-        what += f"no TCP connection, {reader.packets} packets"
-    seen = [f"{count} packets {why}" for why, count in reader.passed.items()]
+        what += f"no TCP connection; packets: {reader.packets}"
+    seen = _not_segments(reader, harmless=not finder.passed_over_count)
     trouble = [reader.trouble] if reader.trouble is not None else []
     return "; ".join([what, *seen, *trouble])
 

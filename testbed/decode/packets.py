@@ -2,7 +2,7 @@
 
 Framing and headers are read by hand, in place. scapy's readers cut packets at 65535 bytes, where
 a segment on `lo` or behind segmentation offload has more, and take an error of the file for its
-end; dissecting takes scapy 95 us a packet, some minutes for a GiB, and this 2 us. scapy is
+end; dissecting takes scapy 95 us a packet, over a minute for a GiB, and this 2 us. scapy is
 asked only for link types that are not known here.
 
 Layouts: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng, tcpdump.org/linktypes.html, RFC 791,

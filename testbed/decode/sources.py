@@ -39,6 +39,8 @@ NOT_READ = {
     b"\x04\x22\x4d\x18": "lz4 data; unpack it: lz4 -dc FILE | testbed decode -",
     b"\x89LZO": "lzop data; unpack it: lzop -dc FILE | testbed decode -",
     b"PK\x03\x04": "a zip archive; unpack it: unzip -p FILE | testbed decode -",
+    b"LibvirtQe": "a save image of libvirt; its stream begins behind a header: tail -c +$((1 + "
+    "$(grep -abom1 QEVM FILE | cut -d: -f1))) FILE | testbed decode -",
     b"QFI\xfb": "a qcow2 image, not a migration stream",
 }
 

@@ -86,9 +86,7 @@ class Console:
         if isinstance(out, TextIOWrapper):
             out.reconfigure(errors="replace")  # names of files and what QEMU says hold anything
         # Texts are shown as they are; with `emoji`, `file.yaml:100:5` would become a picture.
-        self._rich = _Rich(
-            file=out, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
+        self._rich = _Rich(file=out, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._terminal = out.isatty() and not self._rich.is_dumb_terminal
         self._live: _Live | None = None
 

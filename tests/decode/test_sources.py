@@ -254,6 +254,7 @@ def test_a_capture_through_a_pipe_is_bounded(monkeypatch):
         ("04224d18", "lz4 -dc"),
         ("894c5a4f000d0a1a0a", "lzop -dc"),
         ("504b0304", "unzip -p"),
+        (b"LibvirtQemudSave".hex(), "a save image of libvirt"),
         ("514649fb00000003", "a qcow2 image"),
     ],
 )
@@ -262,6 +263,17 @@ def test_what_is_not_read_is_named(head, told, pack, tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(pack(bytes.fromhex(head).ljust(100, b"\1")))
     assert told in refused(path)
+
+
+def test_what_libvirt_saved_is_read_as_it_is_told(tmp_path):
+    path = tmp_path / "saved"
+    path.write_bytes(
+        b"LibvirtQemudSave".ljust(92, b"\0") + b"<domain/>".ljust(5000, b"\0") + STREAM
+    )
+    what = refused(path)
+    command = what[what.index("tail ") :].removesuffix(" | testbed decode -")
+    command = command.replace("FILE", str(path))
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout == STREAM
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path):
