@@ -53,6 +53,9 @@ CUT = "end before their TCP header does"
 FRAGMENTED = "are fragments of IP packets, which are not put together"
 WRONG = "contradict themselves"
 """Why packets give no segment."""
+UNKNOWN_LINK = "are of an unknown link type"
+REASONS_MAX = 16
+"""Told apart; link types can be many."""
 
 STAMP_NS_MAX = (1 << 63) - 1
 NO_STAMP = -1
@@ -83,7 +86,7 @@ class Packet(NamedTuple):
 
 
 class PacketReader:
-    """Reads one capture from its first packet to its last; `counts` and `trouble` fill as it goes.
+    """Reads one capture from its first packet to its last; what it passes is counted.
 
     Args:
         buffer: the whole capture.
@@ -188,9 +191,13 @@ class PacketReader:
         """A segment of a link type that only scapy knows."""
         layers = _scapy_layers(packet.linktype)
         if layers is None:
-            return f"are of link type {packet.linktype}, which is not known"
+            many = len(self.passed) >= REASONS_MAX
+            return UNKNOWN_LINK if many else f"{UNKNOWN_LINK}, {packet.linktype}"
         parse, ip_layers = layers
-        frame = parse(self._buffer[packet.start : packet.stop])
+        try:
+            frame = parse(self._buffer[packet.start : packet.stop])
+        except Exception:  # noqa: BLE001 - its many dissectors raise whatever they stumble over
+            return WRONG
         found = next((frame[layer] for layer in ip_layers if layer in frame), None)
         if found is None:
             return NOT_IP

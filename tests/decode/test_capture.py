@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.ppp import PPP
+from scapy.packet import Raw
 from wire_helpers import opaque, parse, precopy, recorded
 
 from testbed.decode import capture as capture_module
@@ -81,11 +82,15 @@ def test_a_link_that_only_scapy_knows_is_read(monkeypatch):
     assert joined(only(pcap(Ends().whole(STREAM, size=500), "ppp"))) == STREAM
 
 
+def test_a_frame_that_scapy_stumbles_over_is_passed(monkeypatch):
+    monkeypatch.setitem(LINKS, "ppp", (9, lambda _: Raw(b"\xff")))
+    with pytest.raises(SourceError, match="packets that contradict themselves: 3"):
+        read(pcap(Ends().opening(), "ppp"))
+
+
 def test_a_link_that_nobody_knows_is_named(monkeypatch):
     monkeypatch.setitem(LINKS, "none", (60000, lambda ip: ip))
-    with pytest.raises(
-        SourceError, match="packets that are of link type 60000, which is not known: 3"
-    ):
+    with pytest.raises(SourceError, match="packets that are of an unknown link type, 60000: 3"):
         read(pcap(Ends().opening(), "none"))
 
 
