@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -186,6 +187,58 @@ def doctor_command(qemu: tuple[str, ...]) -> None:
     features = examine(commands)
     Console().features(features)
     sys.exit(0 if all(each.ok or not each.needed for each in features) else EXIT_LACKS)
+
+
+@app.command("decode")
+@click.argument("files", nargs=-1, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--fields",
+    is_flag=False,
+    flag_value="*",
+    metavar="[SECTION]",
+    help="The fields of device sections; of those whose idstr matches (* and ? are wild).",
+)
+@click.option("--diff", is_flag=True, help="Compare two streams by section and field.")
+@click.option("--ram-out", type=PATH, metavar="DIR", help="Put memory blocks together here.")
+@click.option("--return-path", metavar="FILE", help="A recording of the return path, too.")
+@click.option(
+    "--channel",
+    type=click.Choice(["main", "recovery", "multifd", "preempt", "return-path", "tls"]),
+    help="What FILE is, where its first bytes do not tell.",
+)
+def decode_command(
+    files: tuple[str, ...],
+    as_json: bool,
+    fields: str | None,
+    diff: bool,
+    ram_out: Path | None,
+    return_path: str | None,
+    channel: str | None,
+) -> None:
+    """Decode recorded migration streams: files, pipes (-), captures (pcap, pcapng), xz, gz.
+
+    Exit status: 0 whole, 1 cut short or damaged (--diff: they differ), 2 not readable.
+    """
+    from testbed.decode.channels import SourceError
+    from testbed.decode.show import Wanted, show, show_differences
+    from testbed.wire.identify import ChannelKind
+
+    wanted = Wanted(
+        as_json, ChannelKind(channel) if channel else None, return_path, ram_out, fields
+    )
+    if not files and fields is not None:  # `--fields FILE`: no section was meant
+        files, wanted = (fields,), replace(wanted, fields="*")
+    if not files or (diff and len(files) != 2):
+        _usage("expected two FILEs to compare" if diff else "expected a FILE, or - for a pipe")
+    try:
+        if diff:
+            whole = show_differences(files[0], files[1], wanted)
+        else:
+            whole = all([show(path, wanted) for path in files])
+    except SourceError as error:
+        _usage(error.what)
+    sys.exit(0 if whole else EXIT_FAILED)
 
 
 def _loaded(paths: Sequence[Path]) -> list[Scenario]:

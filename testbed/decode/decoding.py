@@ -1,0 +1,144 @@
+"""A channel decoded: its items in order, and at the end what it was as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from testbed.wire import Layout, MainChannel, ReturnPath
+from testbed.wire.channel import AFTER_THE_END, Channel
+from testbed.wire.element import (
+    Element,
+    Opaque,
+    Payload,
+    SectionHeader,
+    SectionType,
+)
+
+from .channels import SourceChannel
+from .fields import DeviceState, device_item
+from .item import FORWARD, RETURN_PATH, Item
+from .items import Itemiser
+from .memory import Memory
+from .reading import Batch, read
+
+PAGE_BYTES = 4096
+"""Of targets whose channel does not say; x86's."""
+DEVICE_BYTES_MAX = 64 << 20
+"""Of device state that is kept for who asks for its fields."""
+
+
+class Decoding:
+    """Decodes one channel; what it was as a whole is known when `items` has ended.
+
+    Args:
+        channel: where the bytes come from.
+        parser: of the channel.
+        back: of its return path.
+        fields: of which device sections, by a pattern of their idstr; None: of none.
+    """
+
+    def __init__(
+        self,
+        channel: SourceChannel,
+        parser: Channel,
+        back: ReturnPath | None = None,
+        *,
+        fields: str | None = None,
+    ) -> None:
+        self.channel = channel
+        self.parser = parser
+        self.memory = Memory()
+        self.devices: list[DeviceState] = []
+        self.broken: str | None = None  # why it is not whole
+        self.fed_bytes = 0
+        self._back = back
+        self._fields = fields
+        self._kept_bytes = 0
+        self._listeners: list[Callable[[Element], None]] = []
+        self._itemisers = {
+            FORWARD: Itemiser(self.memory, described=self._described),
+            RETURN_PATH: Itemiser(Memory(), RETURN_PATH),
+        }
+
+    @property
+    def page_bytes(self) -> int:
+        """The target page size, as far as the stream told."""
+        return self.parser.page_bytes if isinstance(self.parser, MainChannel) else PAGE_BYTES
+
+    def listen(self, listener: Callable[[Element], None]) -> None:
+        """Have each element of the channel shown to a listener as it comes."""
+        self._listeners.append(listener)
+
+    @property
+    def layout(self) -> Layout | None:
+        """What the vmdesc said, once it came."""
+        return self.parser.layout if isinstance(self.parser, MainChannel) else None
+
+    def items(self) -> Iterator[Item]:
+        """All items, as the bytes come; the last one is the `end` item.
+
+        Raises:
+            SourceError: where the bytes cannot be read any further; what came before was given.
+        """
+        for batch in read(self.channel, self.parser, self._back):
+            yield from self._batch(batch)
+        yield from self._summary()
+
+    def _batch(self, batch: Batch) -> Iterator[Item]:
+        itemiser = self._itemisers[batch.direction]
+        forward = batch.direction == FORWARD
+        itemiser.page_bytes = self.page_bytes
+        if forward:
+            self.fed_bytes = batch.fed_bytes
+        for element in batch.elements:
+            if forward:
+                self._note(element)
+                for listener in self._listeners:
+                    listener(element)
+            yield from itemiser.items(element, batch.at_s)
+        if batch.missing_bytes:
+            facts = {"why": f"{batch.missing_bytes} bytes are missing in the capture"}
+            yield Item("missing", batch.fed_bytes, batch.missing_bytes, facts)
+            if forward:
+                self.broken = facts["why"]
+
+    def _note(self, element: Element) -> None:
+        match element.value:
+            case Opaque(why=why) if why != AFTER_THE_END and self.broken is None:
+                self.broken = why
+            case Payload(data) if self._fields is not None and _is_full(element.section):
+                assert element.section is not None
+                self._kept_bytes += len(data)
+                if self._kept_bytes <= DEVICE_BYTES_MAX:
+                    self.devices.append(DeviceState(element.section, element.offset, data))
+
+    def _described(self) -> dict[str, Any]:
+        """What the parser made of the vmdesc that has just come."""
+        if self.layout is None:
+            return {"error": "\n".join(getattr(self.parser, "corrections", []))}
+        assert isinstance(self.parser, MainChannel)
+        return {
+            "devices": len(self.layout.devices),
+            "corrections": len(self.parser.corrections),
+        }
+
+    def _summary(self) -> Iterator[Item]:
+        for state in self.devices:
+            if state.matches(self._fields or ""):
+                yield device_item(state, self.layout)
+        for name, counts in self.memory.blocks.items():
+            if counts.pages:
+                yield Item("memory", facts={"block": name, **counts.facts()})
+        parser = self.parser
+        if isinstance(parser, MainChannel):
+            for text in parser.corrections:
+                yield Item("correction", facts={"why": text})
+        facts: dict[str, Any] = {"bytes": self.fed_bytes, "whole": self.broken is None}
+        if self.broken is not None:
+            facts["why"] = self.broken
+        yield Item("end", facts=facts)
+
+
+def _is_full(section: SectionHeader | None) -> bool:
+    return section is not None and section.type is SectionType.FULL

@@ -1,0 +1,141 @@
+"""Two streams side by side: why one version's QEMU would refuse the other's stream.
+
+What a stream shows of its sender stands for what that sender would accept: the same sections, no
+higher versions, the same blocks. The texts are those of QEMU `migration/savevm.c` and
+`migration/ram.c`, 2.8 to 11.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.wire import Layout
+
+from .decoding import Decoding
+from .fields import DeviceState
+from .item import Item
+from .outline import size
+from .payloads import shortened
+
+FIELDS_SHOWN_MAX = 20
+"""Of one section that differ."""
+Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Profile:
+    """What of a stream is compared."""
+
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)  # once in a stream, by name
+    blocks: dict[str, int] = field(default_factory=dict)  # used_length by idstr
+    sections: dict[Key, Mapping[str, Any]] = field(default_factory=dict)  # START and FULL
+    devices: dict[Key, DeviceState] = field(default_factory=dict)
+    layout: Layout | None = None
+
+    @classmethod
+    def of(cls, name: str, decoding: Decoding) -> Profile:
+        """Read a channel to its end and keep what is compared."""
+        profile = cls(name)
+        for item in decoding.items():
+            profile._take(item)
+        profile.devices = {state.key: state for state in decoding.devices}
+        profile.layout = decoding.layout
+        return profile
+
+    def _take(self, item: Item) -> None:
+        facts = item.facts
+        match item.kind:
+            case "file-header":
+                self.facts["stream version"] = facts["version"]
+            case "configuration":
+                self.facts["machine"] = facts["machine"]
+            case "configuration-subsection":
+                self.facts[facts["name"]] = facts.get("capabilities", facts)
+            case "command":
+                self.facts[f"command {facts['command']}"] = "sent"
+            case "section" if facts["type"] in ("START", "FULL"):
+                self.sections.setdefault((facts["idstr"], facts["instance"]), facts)
+                for block in facts.get("blocks") or ():
+                    self.blocks[block["idstr"]] = block["used_bytes"]
+            case "end" if not facts["whole"]:
+                self.facts["ends"] = facts["why"]
+
+
+def differences(a: Profile, b: Profile) -> Iterator[str]:
+    """A line for each difference; none if the streams are alike in all that is compared."""
+    for name in _names(a.facts, b.facts):
+        ours, theirs = a.facts.get(name, "none"), b.facts.get(name, "none")
+        if ours != theirs:
+            yield f"{name}: {ours} | {theirs}"
+    for name in _names(a.blocks, b.blocks):
+        yield from _block(name, a.blocks.get(name), b.blocks.get(name))
+    for key in _names(a.sections, b.sections):
+        yield from _section(key, a, b)
+
+
+def _names(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> list[Any]:
+    """The keys of both, in the order of the first one, then of the other."""
+    return [*a, *(key for key in b if key not in a)]
+
+
+def _block(name: str, ours: int | None, theirs: int | None) -> Iterator[str]:
+    if ours == theirs:
+        return
+    if ours is None or theirs is None:
+        only, lacks = ("A", "B") if theirs is None else ("B", "A")
+        says = f'Unknown ramblock "{name}", cannot accept migration'
+        yield f"RAM block {name}: only in {only}; {lacks}'s QEMU would say: {says}"
+    else:
+        says = f"Size mismatch: {name}: {ours:#x} != {theirs:#x}"
+        yield f"RAM block {name}: {size(ours)} | {size(theirs)}; B's QEMU would say: {says}"
+
+
+def _section(key: Key, a: Profile, b: Profile) -> Iterator[str]:
+    ours, theirs = a.sections.get(key), b.sections.get(key)
+    title = f"section {key[0]}{f', instance {key[1]:#x}' if key[1] else ''}"
+    if ours is None or theirs is None:
+        only, lacks = ("A", "B") if theirs is None else ("B", "A")
+        says = f"Unknown savevm section or instance '{key[0]}' {key[1]}"
+        yield f"{title}: only in {only}; {lacks}'s QEMU would say: {says}"
+        return
+    if ours["version"] != theirs["version"]:
+        yield f"{title}: version {ours['version']} | {theirs['version']}; {_refusal(ours, theirs)}"
+    if key in a.devices and key in b.devices:
+        found = list(_state(key, a, b))
+        if found:
+            yield f"{title}: {found[0]}"
+            yield from (f"  {line}" for line in found[1:])
+
+
+def _refusal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    high, low = max(ours["version"], theirs["version"]), min(ours["version"], theirs["version"])
+    refuses = "B" if ours["version"] > theirs["version"] else "A"
+    says = f"unsupported version {high} for '{ours['idstr']}' v{low}"
+    return f"{refuses}'s QEMU would say: {says}"
+
+
+def _state(key: Key, a: Profile, b: Profile) -> Iterator[str]:
+    """Where the payloads differ: a headline, then a line a field."""
+    ours, theirs = a.devices[key].payload, b.devices[key].payload
+    if ours == theirs:
+        return
+    mine, other = a.devices[key].fields(a.layout), b.devices[key].fields(b.layout)
+    if not mine or not other:
+        yield f"{len(ours)} | {len(theirs)} bytes differ, and no vmdesc names their fields"
+        return
+    lines = []
+    for name in _names(mine, other):
+        if mine.get(name) != other.get(name):
+            lines.append(f"{name}: {_shown(mine.get(name))} | {_shown(other.get(name))}")
+    sizes = f"{len(ours)} | {len(theirs)} bytes, " if len(ours) != len(theirs) else ""
+    yield f"{sizes}{'1 field differs' if len(lines) == 1 else f'{len(lines)} fields differ'}"
+    yield from lines[:FIELDS_SHOWN_MAX]
+    if len(lines) > FIELDS_SHOWN_MAX:
+        yield f"... and {len(lines) - FIELDS_SHOWN_MAX} more"
+
+
+def _shown(data: bytes | None) -> str:
+    return "none" if data is None else shortened(data)

@@ -1,0 +1,223 @@
+"""From elements to items: sections as wholes, memory counted, commands and messages in parts.
+
+Knows one direction of one channel; keeps nothing that grows with the stream but the counts of
+blocks. Device state may be asked for: then its sections are kept, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from testbed.wire.element import (
+    Certainty,
+    Command,
+    CommandType,
+    Configuration,
+    ConfigurationSubsection,
+    Element,
+    EndOfStream,
+    FileHeader,
+    Message,
+    Opaque,
+    PageRun,
+    Payload,
+    RamBlock,
+    RamFlag,
+    RamMark,
+    RamPage,
+    RamTotal,
+    SectionFooter,
+    SectionHeader,
+    SectionType,
+    VmDescription,
+)
+
+from .item import FORWARD, Item
+from .memory import Memory
+from .payloads import command_parts, message_parts, shortened
+
+BLOCKS_TOLD_MAX = 4096
+
+
+@dataclass(slots=True)
+class _Section:
+    """A section on its way, from its header on."""
+
+    header: SectionHeader
+    offset: int
+    in_package: bool
+    pages_before: tuple[int, int]
+    payload_bytes: int = 0
+    certainty: Certainty = Certainty.EXACT
+    total_bytes: int | None = None  # of the block list
+    blocks: list[dict[str, Any]] | None = None
+    marks: int = 0  # MULTIFD_FLUSH, HOOK
+
+
+class Itemiser:
+    """Turns the elements of one direction into items.
+
+    Args:
+        memory: counts its pages.
+        direction: said in each item.
+        described: asked at the vmdesc for what its reader made of it.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        direction: str = FORWARD,
+        described: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.memory = memory
+        self._described = described
+        self.page_bytes = 4096
+        self._direction = direction
+        self._section: _Section | None = None
+
+    def items(self, element: Element, at_s: float | None = None) -> Iterator[Item]:
+        """What there is to say after this element."""
+        for item in self._items(element):
+            yield replace(item, direction=self._direction, at_s=at_s)
+
+    def _items(self, element: Element) -> Iterator[Item]:
+        value = element.value
+        if isinstance(value, PageRun | RamPage):
+            self.memory.add(value, self.page_bytes)
+            if self._section is None:  # the preempt channel has no sections
+                return
+            self._section.payload_bytes += element.size_bytes
+            return
+        if element.section is not None:
+            yield from self._in_section(element, element.section)
+            return
+        yield from self._left(element.offset, whole=not isinstance(value, Opaque))
+        match value:
+            case Opaque(why=why):
+                facts: dict[str, Any] = {"why": why}
+                if element.raw:
+                    facts["bytes"] = shortened(element.raw)
+                yield self._item("opaque", element, facts)
+            case _:
+                yield self._item(*self._single(element))
+
+    def _item(self, kind: str, element: Element, facts: dict[str, Any]) -> Item:
+        return Item(kind, element.offset, element.size_bytes, facts, element.in_package)
+
+    def _single(self, element: Element) -> tuple[str, Element, dict[str, Any]]:
+        """Kind and facts of an element that lies in no section."""
+        match element.value:
+            case FileHeader(magic, version):
+                return "file-header", element, {"magic": f"{magic:#x}", "version": version}
+            case Configuration(machine):
+                return "configuration", element, {"machine": machine}
+            case ConfigurationSubsection(name, version_id, payload):
+                facts = {"name": name, "version": version_id, **_subsection(name, payload)}
+                return "configuration-subsection", element, facts
+            case Command() as command:
+                return "command", element, {"command": command.name, **command_parts(command)}
+            case Message() as message:
+                return "message", element, {"message": message.name, **message_parts(message)}
+            case EndOfStream():
+                return "eof", element, {}
+            case VmDescription(text):
+                return "vmdesc", element, {"text_bytes": len(text), **self._described()}
+            case RamMark(flags):
+                return "record", element, {"flags": flags.name or f"{int(flags):#x}"}
+            case value:
+                return type(value).__name__.lower(), element, _facts(value)
+
+    def _in_section(self, element: Element, header: SectionHeader) -> Iterator[Item]:
+        value = element.value
+        if isinstance(value, SectionHeader):
+            yield from self._left(element.offset, whole=True)
+            counts = self.memory.pages, self.memory.zero
+            self._section = _Section(header, element.offset, element.in_package, counts)
+            return
+        section = self._section
+        assert section is not None, "a section's elements begin with its header"
+        if isinstance(value, SectionFooter):
+            self._section = None
+            yield self._whole(section, element.end)
+            return
+        section.payload_bytes += element.size_bytes
+        match value:
+            case Payload():
+                section.certainty = element.certainty
+            case RamTotal(total_bytes):
+                section.total_bytes, section.blocks = total_bytes, []
+            case RamBlock() as block:
+                self.memory.add(block, self.page_bytes)
+                if section.blocks is not None and len(section.blocks) < BLOCKS_TOLD_MAX:
+                    section.blocks.append(_block(block))
+            case RamMark(flags):
+                if flags is RamFlag.EOS:
+                    return
+                section.marks += 1
+
+    def _whole(self, section: _Section, end: int) -> Item:
+        header = section.header
+        facts: dict[str, Any] = {
+            "type": header.type.name,
+            "idstr": header.idstr,
+            "instance": header.instance_id,
+            "section_id": header.section_id,
+            "version": header.version_id,
+            "payload_bytes": section.payload_bytes,
+        }
+        if header.type is SectionType.FULL:
+            facts["certainty"] = section.certainty.value
+        if section.total_bytes is not None:
+            facts |= {"total_bytes": section.total_bytes, "blocks": section.blocks}
+        pages, zero = self.memory.pages, self.memory.zero
+        if pages != section.pages_before[0]:
+            facts["pages"] = pages - section.pages_before[0]
+            facts["zero"] = zero - section.pages_before[1]
+        if section.marks:
+            facts["marks"] = section.marks
+        return Item("section", section.offset, end - section.offset, facts, section.in_package)
+
+    def _left(self, end: int, *, whole: bool) -> Iterator[Item]:
+        """The section that had no footer: the stream has none, or it broke there."""
+        section, self._section = self._section, None
+        if section is not None:
+            item = self._whole(section, end)
+            yield item if whole else replace(item, kind="section-cut")
+
+
+def packaged(item: Item) -> bool:
+    """True for the command that announces a package."""
+    return item.kind == "command" and item.facts["command"] == CommandType.PACKAGED.name
+
+
+def _block(block: RamBlock) -> dict[str, Any]:
+    facts: dict[str, Any] = {"idstr": block.idstr, "used_bytes": block.used_bytes}
+    if block.page_bytes is not None:
+        facts["page_bytes"] = block.page_bytes
+    if block.guest_physical_address is not None:
+        facts["guest_physical_address"] = block.guest_physical_address
+    return facts
+
+
+def _subsection(name: str, payload: bytes) -> dict[str, Any]:
+    match name:
+        case "configuration/target-page-bits":
+            return {"target_page_bits": int.from_bytes(payload, "big")}
+        case "configuration/capabilities":
+            names, at = [], 4
+            while at < len(payload):
+                names.append(payload[at + 1 : at + 1 + payload[at]].decode("latin-1"))
+                at += 1 + payload[at]
+            return {"capabilities": names}
+    return {"payload": shortened(payload)}
+
+
+def _facts(value: object) -> dict[str, Any]:
+    """The fields of a value that has no words of its own here."""
+    names = getattr(value, "__dataclass_fields__", {})
+    facts = {name: getattr(value, name) for name in names}
+    return {
+        name: shortened(fact) if isinstance(fact, bytes) else fact for name, fact in facts.items()
+    }

@@ -1,0 +1,105 @@
+"""What a stream says of guest memory, block by block: counts, however many pages pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
+from testbed.wire.runs import offsets_bytes, zeros
+
+FLAGS = {
+    "zero": RamFlag.ZERO,
+    "data": RamFlag.PAGE,
+    "xbzrle": RamFlag.XBZRLE,
+    "compressed": RamFlag.COMPRESS_PAGE,
+}
+KINDS = tuple(FLAGS)
+
+
+@dataclass(slots=True)
+class BlockCounts:
+    """Page records of one block.
+
+    A run is pages that follow each other in memory; a pass begins where the offset goes back.
+    """
+
+    used_bytes: int | None = None  # None: no block list told
+    pages: int = 0
+    zero: int = 0
+    data: int = 0
+    xbzrle: int = 0
+    compressed: int = 0
+    runs: int = 0
+    passes: int = 0
+    _last: int = field(default=-1, repr=False)
+
+    def page(self, page: RamPage, page_bytes: int) -> None:
+        """Count one page record."""
+        kind = next((name for name, flag in FLAGS.items() if page.flags & flag), None)
+        if kind is not None:
+            setattr(self, kind, getattr(self, kind) + 1)
+        self.pages += 1
+        self._moved(page.offset_bytes, page_bytes)
+        self._last = page.offset_bytes
+
+    def run(self, run: PageRun) -> None:
+        """Count the records of a run."""
+        offsets = offsets_bytes(run).astype(np.int64)
+        zero = int(np.count_nonzero(zeros(run)))
+        self.pages += len(offsets)
+        self.zero += zero
+        self.data += len(offsets) - zero
+        self._moved(int(offsets[0]), run.page_bytes)
+        steps = np.diff(offsets)
+        self.runs += int(np.count_nonzero(steps != run.page_bytes))
+        self.passes += int(np.count_nonzero(steps <= 0))
+        self._last = int(offsets[-1])
+
+    def _moved(self, offset_bytes: int, page_bytes: int) -> None:
+        first = self._last < 0
+        self.runs += first or offset_bytes != self._last + page_bytes
+        self.passes += first or offset_bytes <= self._last
+
+    def facts(self) -> dict[str, Any]:
+        """The counts by name, those of rare kinds where there are any."""
+        rare = {name: getattr(self, name) for name in KINDS[2:]}
+        return {
+            "used_bytes": self.used_bytes,
+            "pages": self.pages,
+            "zero": self.zero,
+            "data": self.data,
+            **{name: count for name, count in rare.items() if count},
+            "runs": self.runs,
+            "passes": self.passes,
+        }
+
+
+class Memory:
+    """Counts of all blocks, in the order in which they are named."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, BlockCounts] = {}
+        self.pages = 0
+        self.zero = 0
+
+    def add(self, value: object, page_bytes: int) -> None:
+        """Count what an element says of memory."""
+        match value:
+            case PageRun():
+                counts = self._block(value.block)
+                before = counts.zero
+                counts.run(value)
+                self.pages += len(value.records)
+                self.zero += counts.zero - before
+            case RamPage():
+                self._block(value.block).page(value, page_bytes)
+                self.pages += 1
+                self.zero += bool(value.flags & RamFlag.ZERO)
+            case RamBlock():
+                self._block(value.idstr).used_bytes = value.used_bytes
+
+    def _block(self, name: str) -> BlockCounts:
+        return self.blocks.setdefault(name, BlockCounts())

@@ -1,0 +1,204 @@
+"""Items as lines for people: offset, length, what it is; PART sections in a row as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .item import RETURN_PATH, Item
+from .memory import KINDS
+
+UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+RANGES_SHOWN_MAX = 3
+Facts = Mapping[str, Any]
+PLACE = 26
+"""Columns of offset and length; `~` before a length: the end is not sure, but inferred."""
+
+
+class Outline:
+    """Renders items one by one; what is held back is at most one line of PART sections."""
+
+    def __init__(self) -> None:
+        self._parts: list[Item] = []  # the first and the last of those in a row
+        self._count = 0
+        self._pages = self._zero = 0
+
+    def lines(self, item: Item) -> Iterator[str]:
+        """The lines of an item, and of the PART sections that ended with it."""
+        if _is_part(item):
+            if self._parts and self._parts[0].facts["section_id"] != item.facts["section_id"]:
+                yield from self.rest()
+            self._parts = [self._parts[0], item] if self._parts else [item]
+            self._count += 1
+            self._pages += item.facts.get("pages", 0)
+            self._zero += item.facts.get("zero", 0)
+            return
+        yield from self.rest()
+        yield from _lines(item)
+
+    def rest(self) -> Iterator[str]:
+        """The line that was held back."""
+        if not self._parts:
+            return
+        first, last = self._parts[0], self._parts[-1]
+        many = f"{self._count} " if self._count > 1 else ""
+        words = f"{many}PART {first.facts['idstr']}{_pages(self._pages, self._zero)}"
+        yield _line(first, words, length=_end(last) - (first.offset or 0))
+        self._parts, self._count, self._pages, self._zero = [], 0, 0, 0
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: `64 MiB`, `1.5 KiB`, `24 bytes`."""
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.4g} {name}"
+    return f"{count} byte{'s' * (count != 1)}"
+
+
+def _is_part(item: Item) -> bool:
+    return item.kind == "section" and item.facts["type"] == "PART"
+
+
+def _end(item: Item) -> int:
+    return (item.offset or 0) + (item.length or 0)
+
+
+def _line(item: Item, words: str, *, length: int | None = None) -> str:
+    if item.offset is None:
+        return f"{'':{PLACE}}{words}"
+    sure = "" if item.facts.get("certainty", "exact") == "exact" else "~"
+    shown = f"{sure}{item.length if length is None else length}"
+    at = "" if item.at_s is None else f"{item.at_s:10.6f} "
+    arrow = "<- " if item.direction == RETURN_PATH else ""
+    return f"{at}{item.offset:#012x} {shown:>11}  {'  ' * item.in_package}{arrow}{words}"
+
+
+def _lines(item: Item) -> Iterator[str]:
+    facts = item.facts
+    match item.kind:
+        case "channel":
+            yield f"{facts['name']}: {facts['kind']} channel"
+        case "section" | "section-cut":
+            yield _line(item, _section(item))
+            for block in facts.get("blocks") or ():
+                yield f"{'':{PLACE}}  {_block(block)}"
+        case "command" | "message":
+            parts = [_part(name, value) for name, value in facts.items()][1:]
+            yield _line(item, " ".join([facts[item.kind], *filter(None, parts)]))
+        case "device":
+            yield _line(item, _device(facts))
+            yield from map(_field, facts.get("fields", ()))
+        case "memory":
+            yield f"{'':{PLACE}}{_memory(facts)}"
+        case "end":
+            yield _ended(facts)
+        case kind if kind in WORDS:
+            yield _line(item, WORDS[kind](facts))
+        case kind:
+            parts = [_part(name, value) for name, value in facts.items()]
+            yield _line(item, " ".join([kind, *filter(None, parts)]))
+
+
+def _subsection(facts: Facts) -> str:
+    value = next((value for name, value in facts.items() if name not in _NAMED), "")
+    return f"{facts['name']}: {_shown(value)}"
+
+
+_NAMED = ("name", "version")
+
+
+def _device(facts: Facts) -> str:
+    words = f"payload of {facts['idstr']}, version {facts['version']}"
+    instance = f", instance {facts['instance']:#x}" if facts["instance"] else ""
+    why = f": {facts['why']}" if "why" in facts else ""
+    return f"{words}{instance}{why}"
+
+
+def _field(field: Facts) -> str:
+    value = field["value"]
+    shown = f"{value} ({value:#x})" if isinstance(value, int) and value > 9 else f"{value}"
+    return f"{'':{PLACE}}  +{field['offset']:<6} {field['size']:>6}  {field['name']}  {shown}"
+
+
+def _vmdesc(facts: Facts) -> str:
+    if "error" in facts:
+        return str(facts["error"])
+    agrees = "not all sections end where it says" if facts["corrections"] else "confirms all ends"
+    return f"{facts['devices']} device sections, {agrees}"
+
+
+def _memory(facts: Facts) -> str:
+    used = facts["used_bytes"]
+    counts = [f"{facts[name]} {name}" for name in KINDS if facts.get(name)]
+    words = [f"{facts['pages']} pages ({', '.join(counts)})"]
+    words += [_many(facts["runs"], "run"), _many(facts["passes"], "pass", "es")]
+    of = "" if used is None else f" of {size(used)}"
+    return f"memory {facts['block']}{of}: {', '.join(words)}"
+
+
+def _ended(facts: Facts) -> str:
+    if facts["whole"]:
+        return f"whole: {facts['bytes']} bytes"
+    return f"not whole, {facts['bytes']} bytes: {facts['why']}"
+
+
+def _many(count: int, one: str, more: str = "s") -> str:
+    return f"{count} {one}{more * (count != 1)}"
+
+
+def _section(item: Item) -> str:
+    facts = item.facts
+    words = [f"{facts['type']} {facts['idstr']}"]
+    if facts["type"] in ("START", "FULL"):
+        if facts["instance"]:
+            words.append(f"instance {facts['instance']:#x}")
+        words += [f"section {facts['section_id']}", f"version {facts['version']}"]
+    if "total_bytes" in facts:
+        words.append(f"block list of {size(facts['total_bytes'])}")
+    text = ", ".join(words) + _pages(facts.get("pages", 0), facts.get("zero", 0))
+    return f"{text}  -- cut short" if item.kind == "section-cut" else text
+
+
+def _pages(pages: int, zero: int) -> str:
+    return f": {pages} pages, {zero} zero" if pages else ""
+
+
+def _block(block: dict[str, Any]) -> str:
+    extra = [f"page size {size(block['page_bytes'])}"] if "page_bytes" in block else []
+    if "guest_physical_address" in block:
+        extra.append(f"at {block['guest_physical_address']:#x}")
+    return ", ".join([f"{block['idstr']}  {size(block['used_bytes'])}", *extra])
+
+
+def _part(name: str, value: Any) -> str:
+    match name:
+        case "value":
+            return f"{value:#x}" if value > 9 else f"{value}"
+        case "ranges":
+            shown = [f"{start:#x}+{length:#x}" for start, length in value[:RANGES_SHOWN_MAX]]
+            more = [f"... ({len(value)} ranges)"] if len(value) > RANGES_SHOWN_MAX else []
+            return " ".join(shown + more)
+        case "offset_bytes":
+            return f"{value:#x}"
+        case "length" | "discarded_bytes" | "package_bytes" | "target_page_bytes" | "page_sizes":
+            return f"{name.removesuffix('_bytes').replace('_', ' ')} {value:#x}"
+        case "block":
+            return str(value)
+    return f"{name.replace('_', ' ')} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+WORDS: Mapping[str, Callable[[Facts], str]] = {
+    "file-header": lambda facts: f"file header, version {facts['version']}",
+    "configuration": lambda facts: f"configuration: machine {facts['machine']}",
+    "configuration-subsection": _subsection,
+    "eof": lambda _: "EOF",
+    "vmdesc": lambda facts: f"vmdesc: {_vmdesc(facts)}",
+    "opaque": lambda facts: f"?? {facts['why']}",
+}
+"""What people are told of an item of that kind."""

@@ -1,0 +1,141 @@
+"""`testbed decode`: the channels of a source, decoded and written as lines or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
+from mmap import mmap
+from pathlib import Path
+
+from testbed.wire import ReturnPath
+from testbed.wire.identify import ChannelKind, channel_of
+
+from .channels import Chunk, SourceChannel
+from .decoding import Decoding
+from .differ import Profile, differences
+from .item import Item
+from .kind import FIRST_BYTES, parser_for
+from .outline import Outline
+from .progress import progress
+from .ramout import RamOut
+from .sources import open_source
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for."""
+
+    as_json: bool = False
+    kind: ChannelKind | None = None  # None: as the first bytes say
+    return_path: str | None = None  # a recording of it
+    ram_out: Path | None = None
+    fields: str | None = None  # a pattern of device sections
+
+
+def show(path: str, wanted: Wanted) -> bool:
+    """Decode what is at a path, and print it as it comes.
+
+    Returns:
+        True if every channel was whole.
+
+    Raises:
+        SourceError: it cannot be read at all, or no further.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(path))
+        channels = source.channels
+        for note in source.notes:
+            sys.stderr.write(f"{source.name}: {note}\n")
+        if wanted.return_path is not None:
+            back = stack.enter_context(open_source(wanted.return_path))
+            channels = (replace(channels[0], return_path=back.channels[0]), *channels[1:])
+        return all([_show(channel, wanted) for channel in channels])
+
+
+def show_differences(path_a: str, path_b: str, wanted: Wanted) -> bool:
+    """Print where two streams differ; true if they do not.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    found = list(differences(_profile(path_a, wanted), _profile(path_b, wanted)))
+    sys.stdout.write(f"A {path_a}\nB {path_b}\n")
+    sys.stdout.write("".join(f"{line}\n" for line in found or ["no difference"]))
+    return not found
+
+
+def _profile(path: str, wanted: Wanted) -> Profile:
+    with open_source(path) as source:
+        first, channel = headed(source.channels[0])
+        kind = wanted.kind or channel_of(first) or ChannelKind.MAIN
+        parser = parser_for(kind, in_runs=True)
+        with progress(channel.name, channel.total_bytes) as tell:
+            decoding = Decoding(channel, parser, fields="*")
+            decoding.listen(lambda _: tell(decoding.fed_bytes))
+            return Profile.of(path, decoding)
+
+
+def _show(channel: SourceChannel, wanted: Wanted) -> bool:
+    first, channel = headed(channel)
+    kind = wanted.kind or channel_of(first) or ChannelKind.MAIN
+    mapped = channel.data if isinstance(channel.data, mmap) else None
+    in_runs = wanted.ram_out is None or mapped is not None
+    decoding = Decoding(
+        channel,
+        parser_for(kind, in_runs=in_runs),
+        None if channel.return_path is None else ReturnPath(),
+        fields=wanted.fields,
+    )
+    began = Item("channel", facts={"name": channel.name, "kind": kind.value})
+    written = _json_lines if wanted.as_json else _text_lines
+    with ExitStack() as stack:
+        tell = stack.enter_context(progress(channel.name, channel.total_bytes))
+        if wanted.ram_out is not None:
+            ram_out = stack.enter_context(RamOut(wanted.ram_out, mapped))
+            decoding.listen(lambda element: ram_out.add(element, decoding.page_bytes))
+        for line in written(chain((began,), decoding.items())):
+            sys.stdout.write(f"{line}\n")
+            if mapped is None:
+                sys.stdout.flush()  # a pipe may be slow, and somebody is reading along
+            tell(decoding.fed_bytes)
+        if wanted.ram_out is not None:
+            _tell_files(ram_out)
+    return decoding.broken is None
+
+
+def _tell_files(ram_out: RamOut) -> None:
+    for block, path in ram_out.files():
+        sys.stderr.write(f"memory block {block} is in {path}\n")
+    if ram_out.unread:
+        sys.stderr.write(f"{ram_out.unread} pages cannot be unpacked: they stay as they were\n")
+
+
+def headed(channel: SourceChannel) -> tuple[bytes, SourceChannel]:
+    """The first bytes of a channel, and the channel with nothing taken from it."""
+    if channel.data is not None:
+        return bytes(channel.data[:FIRST_BYTES]), channel
+    chunks = channel.chunks()
+    taken: list[Chunk] = []
+    first = b""
+    while len(first) < FIRST_BYTES and (chunk := next(chunks, None)) is not None:
+        taken.append(chunk)
+        if chunk.missing_bytes:
+            break
+        first += chunk.data
+    return first, replace(channel, carried=lambda: chain(taken, chunks))
+
+
+def _text_lines(items: Iterable[Item]) -> Iterator[str]:
+    outline = Outline()
+    for item in items:
+        yield from outline.lines(item)
+    yield from outline.rest()
+
+
+def _json_lines(items: Iterable[Item]) -> Iterator[str]:
+    for item in items:
+        yield json.dumps(item.to_json(), ensure_ascii=False)

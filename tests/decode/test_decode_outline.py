@@ -1,0 +1,180 @@
+"""What `testbed decode` says of a stream, as lines and as JSON."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wire_helpers import DATA, ram_part, recorded
+
+from testbed.decode.show import Wanted, show
+from testbed.wire import MainChannel
+from testbed.wire.element import RamFlag, RamPage
+
+PRECOPY = "qemu7.2-precopy.c0.fwd"
+POSTCOPY = "qemu10.0-postcopy.c0.fwd"
+
+
+@pytest.fixture
+def decoded(capsys: pytest.CaptureFixture[str]):
+    """Decode a file: whether it was whole, and the lines."""
+
+    def run(path: Path | str, **wanted: Any) -> tuple[bool, list[str]]:
+        whole = show(str(path), Wanted(**wanted))
+        return whole, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def stream(tmp_path: Path):
+    """A file of those bytes."""
+
+    def make(data: bytes, name: str = "stream") -> Path:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def test_an_outline_of_precopy(decoded) -> None:
+    whole, lines = decoded(DATA / f"{PRECOPY}.bin.xz")
+    assert whole
+    assert lines[0].endswith("qemu7.2-precopy.c0.fwd.bin.xz: main channel")
+    assert lines[1:5] == [
+        "0x0000000000           8  file header, version 3",
+        "0x0000000008          18  configuration: machine pc-i440fx-7.2",
+        "0x000000001a         170  START ram, section 2, version 4, block list of 16.51 MiB",
+        "                            pc.ram  16 MiB",
+    ]
+    assert "0x00000000c4     3645831  PART ram: 4226 pages, 3345 zero" in lines
+    assert "0x000067ba64         ~48  FULL timer, section 0, version 2" in lines
+    assert "0x000068a35f           1  EOF" in lines
+    assert "0x000068a360       99657  vmdesc: 32 device sections, confirms all ends" in lines
+    assert lines[-1] == "whole: 6957225 bytes"
+
+
+def test_an_outline_of_postcopy_has_the_return_path_beside_it(decoded) -> None:
+    back = str(DATA / "qemu10.0-postcopy.c0.ret.bin.xz")
+    whole, lines = decoded(DATA / f"{POSTCOPY}.bin.xz", return_path=back)
+    assert whole
+    assert "0x0000141466           9  PACKAGED package 0xe90e" in lines
+    assert "0x000014146f           5    POSTCOPY_LISTEN" in lines
+    assert "0x0000000020          23  <- REQ_PAGES_ID 0x21f000 length 0x1000 pc.ram" in lines
+
+
+def test_a_return_path_is_known_by_its_first_bytes(decoded) -> None:
+    whole, lines = decoded(DATA / "qemu10.0-postcopy.c0.ret.bin.xz")
+    assert whole
+    assert lines[0].endswith(": return-path channel")
+    assert lines[1] == "0x0000000000           8  PONG 1"
+
+
+@pytest.mark.parametrize("name", [PRECOPY, POSTCOPY, "qemu7.2-xbzrle.c0.fwd"])
+def test_the_items_lie_back_to_back(decoded, name: str) -> None:
+    _, lines = decoded(DATA / f"{name}.bin.xz", as_json=True)
+    items = [json.loads(line) for line in lines]
+    end = 0
+    for item in items:
+        if "offset" in item:
+            assert item["offset"] == end
+            end += item["length"]
+    assert items[-1] == {"item": "end", "bytes": end, "whole": True}
+
+
+@pytest.mark.parametrize("name", [PRECOPY, "qemu10.0-xbzrle.c0.fwd"])
+def test_the_counts_of_memory_are_those_of_its_pages(decoded, stream, name: str) -> None:
+    data = recorded(name)
+    pages = [
+        element.value for element in MainChannel().feed(data) if isinstance(element.value, RamPage)
+    ]
+    _, lines = decoded(stream(data), as_json=True)
+    blocks = {
+        item["block"]: item for item in map(json.loads, lines) if item.get("item") == "memory"
+    }
+    for block in {page.block for page in pages}:
+        own = [page for page in pages if page.block == block]
+        offsets = [page.offset_bytes for page in own]
+        steps = [b - a for a, b in pairwise(offsets)]
+        found = blocks.pop(block)
+        assert found["pages"] == len(own)
+        assert found["zero"] == sum(bool(page.flags & RamFlag.ZERO) for page in own)
+        assert found["data"] == sum(bool(page.flags & RamFlag.PAGE) for page in own)
+        assert found.get("xbzrle", 0) == sum(bool(page.flags & RamFlag.XBZRLE) for page in own)
+        assert found["runs"] == 1 + sum(step != 4096 for step in steps)
+        assert found["passes"] == 1 + sum(step <= 0 for step in steps)
+    assert blocks == {}
+
+
+def test_a_pipe_a_packed_and_a_mapped_file_say_the_same(decoded, stream) -> None:
+    data = recorded(PRECOPY)
+    said = [
+        decoded(path, as_json=True)[1][1:]
+        for path in (stream(data), stream(lzma.compress(data, preset=0), "packed"))
+    ]
+    items = [[json.loads(line) for line in lines] for lines in said]
+    assert items[0] == items[1]
+
+
+CUTS = [
+    (5, "in file header: expected 8 bytes, got the end of the channel after 5"),
+    (20, "in configuration: expected 18 bytes, got the end of the channel after 12"),
+    (3_000_000, "in RAM record: expected 4104 bytes, got the end of the channel after 1865"),
+    (0x67BA70, "in header of a FULL section: expected 19 bytes, got the end of the channel"),
+    (0x67BB00, "in payload of FULL cpu (section 5), before its footer: expected"),
+    (0x68A35F, "in section type: expected 1 byte, got the end of the channel after 0"),
+    (6_900_000, "in vmdesc: expected 99657 bytes, got the end of the channel after 42432"),
+]
+
+
+@pytest.mark.parametrize(("size", "why"), CUTS)
+def test_a_cut_stream_tells_what_was_whole_and_where_it_broke(
+    decoded, stream, size: int, why: str
+) -> None:
+    whole, lines = decoded(stream(recorded(PRECOPY)[:size]))
+    assert not whole
+    assert lines[-1].startswith(f"not whole, {size} bytes: cut short at offset 0x")
+    assert why in lines[-1]
+
+
+def test_a_section_that_was_cut_is_marked(decoded, stream) -> None:
+    _, lines = decoded(stream(recorded(PRECOPY)[:3_000_000]))
+    assert "0x00000000c4     2997939  PART ram: 953 pages, 223 zero  -- cut short" in lines
+
+
+def test_damage_is_told_with_what_was_expected(decoded, stream) -> None:
+    data = bytearray(recorded(PRECOPY))
+    at = data.index(bytes.fromhex("7e00000002"))
+    data[at] = 0x7D
+    whole, lines = decoded(stream(bytes(data)))
+    assert not whole
+    why = f"offset {at:#x}, in footer of START ram (section 2): expected 7e00000002, got 7d"
+    assert lines[-1] == f"not whole, {len(data)} bytes: {why}"
+
+
+def test_part_sections_in_a_row_are_one_line(decoded, stream) -> None:
+    page = RamPage("pc.ram", 0, RamFlag.ZERO, b"\0")
+    start = recorded(PRECOPY)[:0xC4]
+    whole, lines = decoded(stream(start + ram_part(page) * 3))
+    assert not whole
+    (line,) = [line for line in lines if "PART" in line]
+    assert line.endswith("3 PART ram: 3 pages, 3 zero")
+
+
+def test_fields_are_those_of_the_sections_meant(decoded) -> None:
+    _, lines = decoded(DATA / f"{PRECOPY}.bin.xz", fields="i8254")
+    at = lines.index("0x000067caa2         108  payload of i8254, version 3")
+    assert lines[at + 2].split() == ["+4", "4", "channels[0].count", "65536", "(0x10000)"]
+    assert sum("payload of" in line for line in lines) == 1
+
+
+def test_without_a_vmdesc_a_section_s_bytes_are_shown(decoded) -> None:
+    _, lines = decoded(DATA / f"{POSTCOPY}.bin.xz", fields="timer", as_json=True)
+    (item,) = [item for item in map(json.loads, lines) if item["item"] == "device"]
+    assert item["why"] == "no vmdesc tells its fields"
+    assert len(bytes.fromhex(item["bytes"])) == item["length"] == 24
