@@ -20,6 +20,7 @@ from testbed.fault.plan import Side
 from testbed.fault.relay import Passing
 from testbed.log import Log
 from testbed.tasks import beside
+from testbed.wire import ChannelKind, channel_of
 
 from .connection import FIRST_BYTES, Connection
 from .side import SideSocket
@@ -28,8 +29,6 @@ CONNECTIONS_MAX = 256
 """Open at one time; a source opens three and as many as it has multifd channels."""
 CONNECT_S = 10.0
 """For the destination to take a connection: it is one hop away."""
-RECV_BITMAP = b"\x08\x00\x0a"
-"""The command that a recovery begins with; it has no file header."""
 Address = tuple[str, int]
 
 
@@ -169,12 +168,12 @@ class Proxy:
         self, number: int, source: SideSocket, destination: SideSocket, first: bytes
     ) -> None:
         def identify(first: bytes) -> Passing:
-            channel = _channel(first)
+            channel = _carried(first)
             self._log.write("proxy", "connection-identified", connection=number, channel=channel)
-            if channel not in ("main", "recovery"):
+            if channel not in (ChannelKind.MAIN, ChannelKind.RECOVERY):
                 return Passing()
             self._main = connection
-            return self.engine.connection(recovers=channel == "recovery")
+            return self.engine.connection(recovers=channel is ChannelKind.RECOVERY)
 
         sides = {Side.SOURCE: source, Side.DESTINATION: destination}
         connection = Connection(number, sides, identify, self._log)
@@ -207,14 +206,12 @@ class Proxy:
         return SideSocket(opened)
 
 
-def _channel(first: bytes) -> str:
-    """What a connection is, by its first bytes; none: a preempt channel that had no work."""
-    if first.startswith(b"\x11\x22\x33\x44"):
-        return "multifd"
-    if first.startswith(b"\x16\x03"):
-        return "tls"
-    if not first or first.startswith(b"\x00\x00"):
-        return "preempt"
-    if first.startswith(RECV_BITMAP):
-        return "recovery"
-    return "main"
+def _carried(first: bytes) -> ChannelKind:
+    """What a connection carries, by its first bytes from the source."""
+    if not first:
+        return ChannelKind.PREEMPT  # one that had no work
+    match channel_of(first):
+        case None | ChannelKind.RETURN_PATH:  # of a source's: a main channel that begins badly
+            return ChannelKind.MAIN
+        case kind:
+            return kind

@@ -6,19 +6,25 @@ imports another room.
 
 from .encode import build_command, build_message, build_section, encode
 from .error import StreamError
+from .identify import ChannelKind, OpaqueChannel, channel_of
 from .layout import Layout
 from .main_channel import MainChannel
+from .preempt import PreemptChannel
 from .return_path import ReturnPath
 from .successor import Phase
 
 __all__ = [
+    "ChannelKind",
     "Layout",
     "MainChannel",
+    "OpaqueChannel",
     "Phase",
+    "PreemptChannel",
     "ReturnPath",
     "StreamError",
     "build_command",
     "build_message",
     "build_section",
+    "channel_of",
     "encode",
 ]

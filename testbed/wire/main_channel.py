@@ -38,6 +38,7 @@ SECTIONS_MAX = 65_536
 """Of one stream, PART and END not counted; real ones have some 60."""
 CORRECTIONS_MAX = 100
 RAM = "ram"
+RAM_VERSION = 4
 
 
 class MainChannel(Channel):
@@ -51,14 +52,18 @@ class MainChannel(Channel):
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
         in_runs: plain and zero pages come as `RunElement`s, many at once, instead of one by one.
+        recovery: it is the connection of a recovery, read without the one before: section and
+            blocks of RAM go by what it uses. With that one at hand, use its `recovered`.
     """
 
-    def __init__(self, *, page_bytes: int = 4096, in_runs: bool = False) -> None:
-        self.phase = Phase.HEADER
+    def __init__(
+        self, *, page_bytes: int = 4096, in_runs: bool = False, recovery: bool = False
+    ) -> None:
+        self.phase = Phase.POSTCOPY if recovery else Phase.HEADER
         self.layout: Layout | None = None
         self.corrections: list[str] = []
         self.footers: bool | None = None
-        self._ram = Ram(page_bytes, in_runs=in_runs)
+        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload
@@ -86,6 +91,10 @@ class MainChannel(Channel):
         channel._ram, channel._tally = self._ram.recovered(), self._tally.copy()
         channel._sections = dict(self._sections)
         return channel
+
+    def ram(self) -> Ram:
+        """What it knows of RAM, for the parser of another connection of the same migration."""
+        return self._ram.recovered()
 
     def seen(self) -> str:
         """What passed, for a message: `START ram, 12 PART ram, END ram, FULL timer, PING x2`."""
@@ -147,12 +156,20 @@ class MainChannel(Channel):
     def _short_header(self, kind: SectionType) -> Story[None]:
         inside = f"header of a {kind.name} section"
         section_id = yield from self._reader.u32(inside, skip=1)
-        start = self._sections.get(section_id)
+        start = self._sections.get(section_id) or self._taken_for_ram(section_id)
         if start is None or start.type is not SectionType.START:
             expected = "the section_id of a START section"
             raise self._reader.wrong(inside, expected, f"{section_id}")
         header = SectionHeader(kind, section_id, start.idstr, start.instance_id, start.version_id)
         yield from self._section(header, SECTION.size, spans.SECTION_SHORT)
+
+    def _taken_for_ram(self, section_id: int) -> SectionHeader | None:
+        """Of a recovery that is read alone, the first section_id is that of RAM."""
+        if not self._ram.by_name or self._sections:
+            return None
+        start = SectionHeader(SectionType.START, section_id, RAM, 0, RAM_VERSION)
+        self._sections[section_id] = start
+        return start
 
     def _section(self, header: SectionHeader, size: int, fields: tuple[Span, ...]) -> Story[None]:
         """Read a section from the header on, which is in hand."""

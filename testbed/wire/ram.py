@@ -6,6 +6,7 @@ outlives a section lives here, because CONTINUE means the last block of the whol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ class Ram:
     page_bytes: int
     has_addresses: bool = False  # x-ignore-shared: each block carries its GPA
     in_runs: bool = False  # page records are read in bulk
+    by_name: bool = False  # no list is known: any name is a block's
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
 
@@ -72,7 +74,16 @@ class Ram:
 
     def recovered(self) -> Ram:
         """The state that a recovery connection begins with: no last block."""
-        return Ram(self.page_bytes, self.has_addresses, self.in_runs, dict(self.blocks))
+        return Ram(
+            self.page_bytes, self.has_addresses, self.in_runs, self.by_name, dict(self.blocks)
+        )
+
+    def block(self, idstr: bytes) -> RamBlock | None:
+        """The block of that name; None if there cannot be one."""
+        block = self.blocks.get(idstr)
+        if block is None and self.by_name and idstr and len(self.blocks) < BLOCKS_MAX:
+            block = self.blocks[idstr] = RamBlock(idstr.decode("latin-1"), 0)
+        return block
 
 
 class RamSection:
@@ -80,6 +91,10 @@ class RamSection:
 
     `emit` makes an element of the next bytes; pages go straight to `out`.
     """
+
+    pages: Mapping[int, RamFlag] = PAGES
+    marks: Mapping[int, RamFlag] = MARKS
+    has_block_list = True
 
     def __init__(
         self, ram: Ram, reader: Reader, emit: Emit, out: list[Element], context: Context
@@ -98,12 +113,12 @@ class RamSection:
             yield from self._reader.need(short, INSIDE)
             word = yield from self._reader.u64(INSIDE)
             flags = word & (self._ram.page_bytes - 1)
-            if flags in PAGES:
+            if flags in self.pages:
                 continue
-            if flags == RamFlag.MEM_SIZE:
+            if flags == RamFlag.MEM_SIZE and self.has_block_list:
                 yield from self._block_list(word - flags)
-            elif word in MARKS:
-                self._emit(RamMark(MARKS[word]), U64.size, spans.RECORD)
+            elif word in self.marks:
+                self._emit(RamMark(self.marks[word]), U64.size, spans.RECORD)
                 if word == RamFlag.EOS:
                     return
             else:
@@ -117,7 +132,7 @@ class RamSection:
         reader, ram, append = self._reader, self._ram, self._out.append
         section, in_package = self._context.section, self._context.in_package
         data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
-        unpack, pages, page_spans = U64.unpack_from, PAGES, spans.page
+        unpack, pages, page_spans = U64.unpack_from, self.pages, spans.page
         pos, base = reader.pos, reader.offset - reader.pos
         runs = self._follower()
         try:
@@ -178,7 +193,7 @@ class RamSection:
         if stop < pos + head:
             raise _Short(head)
         idstr = data[pos + 9 : pos + head]
-        self._ram.last = self._ram.blocks.get(idstr)
+        self._ram.last = self._ram.block(idstr)
         if self._ram.last is None:
             raise self._wrong("a RAM block of the list", repr(idstr), pos)
         return head

@@ -12,6 +12,7 @@ MESSAGE = Struct(">HH")  # type, length of the payload
 XBZRLE = Struct(">BH")  # encoding, length
 
 MAGIC = 0x5145564D
+MULTIFD_MAGIC = 0x11223344
 VERSION = 3
 XBZRLE_ENCODING = 1
 BITMAP_END_MARK = 0x0123456789ABCDEF

@@ -21,8 +21,9 @@ from testbed.wire.element import (
 
 VERSIONS = ["qemu7.2", "qemu10.0"]
 PRECOPY = [f"{version}-{kind}.c0.fwd" for version in VERSIONS for kind in ("precopy", "xbzrle")]
-POSTCOPY = [f"{version}-postcopy.c0.fwd" for version in VERSIONS]
-WHOLE = PRECOPY + POSTCOPY
+POSTCOPY = [f"{version}-{kind}.c0.fwd" for version in VERSIONS for kind in ("postcopy", "preempt")]
+MULTIFD = [f"{version}-multifd.c0.fwd" for version in VERSIONS]
+WHOLE = PRECOPY + POSTCOPY + MULTIFD
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -149,6 +150,8 @@ def test_seen_is_a_sentence() -> None:
 RETURN_PATHS = [
     ("qemu7.2-postcopy.c0.ret", "PONG x4, REQ_PAGES_ID, REQ_PAGES x15, SHUT"),
     ("qemu10.0-postcopy.c0.ret", "PONG x4, REQ_PAGES_ID, REQ_PAGES x6, SHUT"),
+    ("qemu7.2-preempt.c0.ret", "PONG x4, REQ_PAGES_ID, REQ_PAGES x5, SHUT"),
+    ("qemu10.0-preempt.c0.ret", "PONG x4, SHUT"),
     ("qemu7.2-recover.c0.ret", "PONG x4, REQ_PAGES_ID, REQ_PAGES x5"),
     ("qemu10.0-recover.c0.ret", "PONG x4, REQ_PAGES_ID, REQ_PAGES x7"),
     (

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from testbed.wire import MainChannel, ReturnPath, build_command, build_section, encode
+from testbed.wire import build_command, build_section, encode
+from testbed.wire.channel import Channel
 from testbed.wire.element import (
     CommandType,
     Configuration,
@@ -51,9 +52,7 @@ def steps(data: bytes, size: int) -> Iterable[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def parse(
-    channel: MainChannel | ReturnPath, chunks: Iterable[bytes], *, end: bool = True
-) -> list[Element]:
+def parse(channel: Channel, chunks: Iterable[bytes], *, end: bool = True) -> list[Element]:
     """All elements of a channel; they lie back to back and leave nothing out."""
     elements: list[Element] = []
     tiled = 0
