@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
+
+from testbed.wire.identify import ChannelKind, channel_of
 
 from .channels import Source, SourceChannel, SourceError
 from .packets import NOT_IP, NOT_TCP, SYN, Buffer, PacketReader, Segment
@@ -22,33 +23,14 @@ NAMED_MAX = 12
 UNDECIDED_PIECES_MAX = 4096
 """Segments of one direction after which a connection that says nothing is passed over."""
 HEAD_BYTES = 8
-"""What a connection is judged by: a RAM record's be64, and less for everything else."""
+"""What a connection is judged by, and told by to people."""
 ACK = 0x10
 
 
-class Kind(StrEnum):
-    """What a migration's connection is for."""
-
-    MAIN = "main"
-    RECOVERY = "recovery"
-    MULTIFD = "multifd"
-    PREEMPT = "preempt"
-    TLS = "tls"
-
-
-def kind_of(head: bytes) -> Kind | None:
-    """What the first bytes from a source say, PREEMPT and TLS only beside another channel."""
-    if head[:4] == b"QEVM":
-        return Kind.MAIN
-    if head[:4] == b"\x11\x22\x33\x44":
-        return Kind.MULTIFD
-    if head[:3] == b"\x08\x00\x0a":
-        return Kind.RECOVERY
-    if head[:2] == b"\x16\x03" and head[5:6] == b"\x01":  # a handshake: ClientHello
-        return Kind.TLS
-    if len(head) == 8 and head[0] == 0 and int.from_bytes(head, "big") & 0xFFF in (2, 8, 16):
-        return Kind.PREEMPT
-    return None
+MARKED = frozenset({ChannelKind.MAIN, ChannelKind.RECOVERY, ChannelKind.MULTIFD})
+"""Channels whose first bytes nothing else begins with."""
+UNMARKED = frozenset({ChannelKind.PREEMPT, ChannelKind.TLS})
+"""Those that count beside another one only."""
 
 
 @dataclass(slots=True)
@@ -60,7 +42,7 @@ class Connection:
     halves: tuple[Half, Half]
     opener: int | None = None  # the half that sent the first SYN
     sender: int | None = None  # the source's half, once judged
-    kind: Kind | None = None
+    kind: ChannelKind | None = None
     passed_over: bool = False
     carried: list[int] = field(default_factory=lambda: [0, 0])  # bytes, what came twice included
 
@@ -171,14 +153,14 @@ class Finder:
             if half.total_bytes < HEAD_BYTES and not last:
                 undecided = True
                 continue
-            kind = kind_of(half.head(self._buffer, HEAD_BYTES))
-            if kind in (Kind.TLS, Kind.PREEMPT) and connection.target(side) not in self._targets:
-                undecided = True
-            elif kind is not None:
+            kind = channel_of(half.head(self._buffer, HEAD_BYTES))
+            target = connection.target(side)
+            if kind in MARKED or (kind in UNMARKED and target in self._targets):
                 connection.kind, connection.sender = kind, side
-                self._targets.add(connection.target(side))
+                self._targets.add(target)
                 self._ours.append(connection)
                 return
+            undecided = undecided or kind in UNMARKED
         pieces = max(half.pieces for half in connection.halves)
         if last or not undecided or pieces > UNDECIDED_PIECES_MAX:
             self._pass_over(connection)
@@ -201,7 +183,7 @@ class Finder:
         head = half.head(self._buffer, HEAD_BYTES)
         if not head:
             return "its first bytes are not in the capture"
-        if kind_of(head) is Kind.TLS:
+        if channel_of(head) is ChannelKind.TLS:
             return "TLS"
         readable = head.isascii() and head.decode().isprintable()
         text = f"'{head.decode()}'" if readable else head.hex(" ")

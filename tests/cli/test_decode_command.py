@@ -162,8 +162,9 @@ def test_a_capture_shows_each_connection_of_the_migration(write, tmp_path):
             "10.77.0.1:40000 -> 10.77.0.2:4444: main channel",
             "PACKAGED",
             "<- REQ_PAGES",
-            "10.77.0.1:40010 -> 10.77.0.2:4444: ",
+            "10.77.0.1:40010 -> 10.77.0.2:4444: recovery channel",
             "<- RECV_BITMAP",
+            "<- RESUME_ACK",
         )
     ]
     assert at == sorted(at)
