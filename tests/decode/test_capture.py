@@ -2,6 +2,7 @@
 
 import random
 from functools import cache
+from itertools import zip_longest
 
 import pytest
 from decode_helpers import (
@@ -284,6 +285,24 @@ def test_the_channels_of_one_migration_are_found_in_the_order_of_their_first_pac
     packets = [each for number in range(4) for each in other(number).opening()]
     for number in (1, 0, 3, 2):
         packets += other(number).sending(streams[number])
+    assert [joined(channel) for channel in read(pcap(packets)).channels] == streams
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"qemu10.0-multifd.c{number}.fwd" for number in range(3)],
+        ["qemu7.2-preempt.c0.fwd", "qemu7.2-preempt.c1.fwd"],
+    ],
+    ids=["multifd", "preempt"],
+)
+def test_recorded_connections_that_ran_side_by_side_are_all_found(names):
+    streams = [recorded(name) for name in names]
+    ends = [other(number) for number in range(len(names))]
+    packets = [each for end in ends for each in end.opening()]
+    sending = [end.sending(stream, size=9000) for end, stream in zip(ends, streams, strict=True)]
+    for side_by_side in zip_longest(*sending):
+        packets += [packet for packet in side_by_side if packet is not None]
     assert [joined(channel) for channel in read(pcap(packets)).channels] == streams
 
 
