@@ -14,6 +14,7 @@ from testbed.wire.element import (
     SectionHeader,
     SectionType,
 )
+from testbed.wire.identify import OpaqueChannel
 
 from .channels import SourceChannel
 from .fields import DeviceState, device_item
@@ -106,7 +107,8 @@ class Decoding:
     def _note(self, element: Element) -> None:
         match element.value:
             case Opaque(why=why) if why != AFTER_THE_END and self.broken is None:
-                self.broken = why
+                if not isinstance(self.parser, OpaqueChannel):
+                    self.broken = why
             case Payload(data) if self._fields is not None and _is_full(element.section):
                 assert element.section is not None
                 self._kept_bytes += len(data)

@@ -122,7 +122,8 @@ def _state(key: Key, a: Profile, b: Profile) -> Iterator[str]:
     ours, theirs = a.devices[key].payload, b.devices[key].payload
     if ours == theirs:
         return
-    mine, other = a.devices[key].fields(a.layout), b.devices[key].fields(b.layout)
+    mine = dict(a.devices[key].fields(a.layout))
+    other = dict(b.devices[key].fields(b.layout))
     if not mine or not other:
         yield f"{len(ours)} | {len(theirs)} bytes differ, and no vmdesc names their fields"
         return

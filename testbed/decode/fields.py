@@ -33,14 +33,14 @@ class DeviceState:
         """True if the idstr is the one meant; `*` and `?` are wild."""
         return fnmatchcase(self.header.idstr, pattern)
 
-    def fields(self, layout: Layout | None) -> dict[str, bytes]:
-        """The bytes of each field by its path; none if no layout fits the payload."""
+    def fields(self, layout: Layout | None) -> list[tuple[str, bytes]]:
+        """Path and bytes of each field; none if no layout fits the payload."""
         if layout is None or layout.size(*self.key) != len(self.payload):
-            return {}
-        return {
-            span.name: self.payload[span.start : span.start + span.size_bytes]
+            return []
+        return [
+            (span.name, self.payload[span.start : span.start + span.size_bytes])
             for span in layout.spans(*self.key)
-        }
+        ]
 
 
 def device_item(state: DeviceState, layout: Layout | None) -> Item:
@@ -62,7 +62,7 @@ def device_item(state: DeviceState, layout: Layout | None) -> Item:
 
 def _fields(state: DeviceState, layout: Layout | None) -> Iterator[dict[str, Any]]:
     start = 0
-    for name, data in state.fields(layout).items():
+    for name, data in state.fields(layout):
         value = int.from_bytes(data, "big") if len(data) in INTEGER_BYTES else data.hex()
         yield {"name": name, "offset": start, "size": len(data), "value": value}
         start += len(data)

@@ -12,13 +12,13 @@ from mmap import mmap
 from pathlib import Path
 
 from testbed.wire import ReturnPath
-from testbed.wire.identify import ChannelKind, channel_of
+from testbed.wire.identify import FIRST_BYTES, ChannelKind
 
 from .channels import Chunk, SourceChannel
 from .decoding import Decoding
 from .differ import Profile, differences
 from .item import Item
-from .kind import FIRST_BYTES, parser_for
+from .kind import kind_of, parser_for
 from .outline import Outline
 from .progress import progress
 from .ramout import RamOut
@@ -71,7 +71,7 @@ def show_differences(path_a: str, path_b: str, wanted: Wanted) -> bool:
 def _profile(path: str, wanted: Wanted) -> Profile:
     with open_source(path) as source:
         first, channel = headed(source.channels[0])
-        kind = wanted.kind or channel_of(first) or ChannelKind.MAIN
+        kind = wanted.kind or kind_of(first, channel.name)
         parser = parser_for(kind, in_runs=True)
         with progress(channel.name, channel.total_bytes) as tell:
             decoding = Decoding(channel, parser, fields="*")
@@ -81,7 +81,7 @@ def _profile(path: str, wanted: Wanted) -> Profile:
 
 def _show(channel: SourceChannel, wanted: Wanted) -> bool:
     first, channel = headed(channel)
-    kind = wanted.kind or channel_of(first) or ChannelKind.MAIN
+    kind = wanted.kind or kind_of(first, channel.name)
     mapped = channel.data if isinstance(channel.data, mmap) else None
     in_runs = wanted.ram_out is None or mapped is not None
     decoding = Decoding(
