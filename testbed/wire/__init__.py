@@ -9,6 +9,7 @@ from .error import StreamError
 from .identify import ChannelKind, OpaqueChannel, channel_of
 from .layout import Layout
 from .main_channel import MainChannel
+from .multifd import MultifdChannel
 from .preempt import PreemptChannel
 from .return_path import ReturnPath
 from .successor import Phase
@@ -17,6 +18,7 @@ __all__ = [
     "ChannelKind",
     "Layout",
     "MainChannel",
+    "MultifdChannel",
     "OpaqueChannel",
     "Phase",
     "PreemptChannel",

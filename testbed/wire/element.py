@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from typing import TYPE_CHECKING
 
+from .packet import MultifdValue
+
 if TYPE_CHECKING:  # who wants no runs waits for no numpy
     import numpy as np
     import numpy.typing as npt
@@ -247,6 +249,7 @@ Value = (
     | EndOfStream
     | VmDescription
     | Message
+    | MultifdValue
     | Opaque
 )
 

@@ -23,7 +23,24 @@ from .element import (
     Value,
     VmDescription,
 )
-from .structs import COMMAND, FILE_HEADER, IDS, MESSAGE, SECTION, U32, U64, XBZRLE, XBZRLE_ENCODING
+from .packet import MultifdDeviceState, MultifdInit, MultifdPacket, MultifdPages, MultifdPayload
+from .structs import (
+    COMMAND,
+    FILE_HEADER,
+    IDS,
+    MESSAGE,
+    MULTIFD_DEVICE_STATE,
+    MULTIFD_IDSTR_BYTES,
+    MULTIFD_INIT,
+    MULTIFD_MAGIC,
+    MULTIFD_PACKET,
+    MULTIFD_VERSION,
+    SECTION,
+    U32,
+    U64,
+    XBZRLE,
+    XBZRLE_ENCODING,
+)
 
 
 def encode(value: Value) -> bytes:
@@ -33,7 +50,7 @@ def encode(value: Value) -> bytes:
 
     Raises:
         TypeError: an `Opaque`, or a `PageRun`, which leaves its bytes where they are.
-        ValueError: an idstr of more than 255 bytes.
+        ValueError: an idstr of more bytes than its field or its length can have.
         struct.error: a number too large for its field.
     """
     match value:
@@ -43,8 +60,10 @@ def encode(value: Value) -> bytes:
             return _ram_record(value)
         case SectionHeader():
             return _section_header(value)
-        case Payload(data):
+        case Payload(data) | MultifdPages(data=data) | MultifdPayload(data):
             return data
+        case MultifdInit() | MultifdPacket() | MultifdDeviceState():
+            return _multifd(value)
         case SectionFooter(section_id):
             return SECTION.pack(SectionType.FOOTER, section_id)
         case Command(number, payload):
@@ -141,6 +160,33 @@ def _page_prefix(flags: RamFlag, size: int) -> bytes:
     if flags & RamFlag.COMPRESS_PAGE:
         return U32.pack(size)
     return b""
+
+
+def _multifd(value: MultifdInit | MultifdPacket | MultifdDeviceState) -> bytes:
+    begin = MULTIFD_MAGIC, MULTIFD_VERSION
+    match value:
+        case MultifdInit(uuid, channel_id, reserved):
+            return MULTIFD_INIT.pack(*begin, uuid, channel_id, reserved)
+        case MultifdPacket():
+            numbers = (
+                value.flags,
+                value.pages_alloc,
+                value.normal_pages,
+                value.next_packet_size,
+                value.packet_num,
+                value.zero_pages,
+            )
+            head = MULTIFD_PACKET.pack(*begin, *numbers, value.reserved, _filled(value.block))
+            return head + value.offsets
+        case MultifdDeviceState(flags, idstr, instance_id, size):
+            return MULTIFD_DEVICE_STATE.pack(*begin, flags, _filled(idstr), instance_id, size)
+
+
+def _filled(text: str) -> bytes:
+    """An idstr in a field that NULs fill."""
+    if len(text) > MULTIFD_IDSTR_BYTES:
+        raise ValueError(f"an idstr of {len(text)} bytes")
+    return _text(text)
 
 
 def _counted(text: str) -> bytes:

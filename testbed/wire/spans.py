@@ -26,6 +26,17 @@ SECTION_SHORT = fields(("type", 1), ("section_id", 4))
 FOOTER = fields(("mark", 1), ("section_id", 4))
 RECORD = fields(("record", 8))
 EOF = fields(("type", 1))
+MULTIFD_INIT = fields(
+    ("magic", 4), ("version", 4), ("uuid", 16), ("channel_id", 1), ("reserved", 39)
+)
+MULTIFD_DEVICE_STATE = fields(
+    ("magic", 4),
+    ("version", 4),
+    ("flags", 4),
+    ("idstr", 256),
+    ("instance_id", 4),
+    ("next_packet_size", 4),
+)
 
 
 @lru_cache(SHAPES_MAX)
@@ -98,3 +109,30 @@ def page(head: int, prefix: int, data: int) -> tuple[Span, ...]:
         *((("length", 4 if prefix == 4 else 2),) if prefix else ()),
         ("data", data),
     )
+
+
+@lru_cache(SHAPES_MAX)
+def multifd_packet(normal: int, zero: int, slots: int) -> tuple[Span, ...]:
+    """Of the header of a packet with so many pages, zero pages, and offsets in all."""
+    unused = 8 * (slots - normal - zero)
+    return fields(
+        ("magic", 4),
+        ("version", 4),
+        ("flags", 4),
+        ("pages_alloc", 4),
+        ("normal_pages", 4),
+        ("next_packet_size", 4),
+        ("packet_num", 8),
+        ("zero_pages", 4),
+        ("reserved", 28),
+        ("block", 256),
+        *((f"offset[{n}]", 8) for n in range(normal)),
+        *((f"zero_offset[{n}]", 8) for n in range(zero)),
+        *((("unused_offsets", unused),) if unused else ()),
+    )
+
+
+@lru_cache(SHAPES_MAX)
+def multifd_pages(count: int, page_bytes: int) -> tuple[Span, ...]:
+    """Of the pages of a packet."""
+    return fields(*((f"page[{n}]", page_bytes) for n in range(count)))

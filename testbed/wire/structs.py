@@ -10,9 +10,14 @@ IDS = Struct(">II")  # instance_id, version_id
 COMMAND = Struct(">BHH")  # type, command, length of the payload
 MESSAGE = Struct(">HH")  # type, length of the payload
 XBZRLE = Struct(">BH")  # encoding, length
+MULTIFD_INIT = Struct(">II16sB39s")  # magic, version, uuid, id, reserved
+MULTIFD_PACKET = Struct(">IIIIIIQI28s256s")  # magic, version, flags, ..., reserved, block
+MULTIFD_DEVICE_STATE = Struct(">III256sII")  # magic, version, flags, idstr, ...
 
 MAGIC = 0x5145564D
 MULTIFD_MAGIC = 0x11223344
+MULTIFD_VERSION = 1
+MULTIFD_IDSTR_BYTES = 256
 VERSION = 3
 XBZRLE_ENCODING = 1
 BITMAP_END_MARK = 0x0123456789ABCDEF
