@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from testbed.wire import Layout, StreamError
 from testbed.wire import layout as layout_module
+from testbed.wire import vmdesc as vmdesc_module
 from testbed.wire.element import Span
+from testbed.wire.fields import LIST_MARK, Field, values
 
 
 def describe(*fields: dict[str, Any], **more: Any) -> bytes:
@@ -65,6 +67,20 @@ ROWS = [
         [("a", 0, 4), ("dev/sub", 4, 13), ("dev/sub.b", 17, 2)],
         id="subsection",
     ),
+    pytest.param(
+        describe(uint("a", index=0), uint("a", index=1), uint("a"), uint("b")),
+        [("a[0]", 0, 4), ("a[1]", 4, 4), ("a[2]", 8, 4), ("b", 12, 4)],
+        id="last-element-without-index",  # as 10.0 has it
+    ),
+    pytest.param(
+        describe(
+            {"name": "p", "type": "nullptr", "size": 1},
+            struct("p", 2, uint("x", 2), array_len=2),
+            {"name": "p", "type": "nullptr", "size": 1, "array_len": 2},
+        ),
+        [("p[0]", 0, 1), ("p[1].x", 1, 2), ("p[2].x", 3, 2), ("p[3]", 5, 1), ("p[4]", 6, 1)],
+        id="array-of-pointers",
+    ),
     pytest.param(describe(), [], id="empty"),
     pytest.param(describe(uint("a", array_len=0), uint("b")), [("b", 0, 4)], id="empty-array"),
 ]
@@ -95,6 +111,84 @@ def test_old_style_device_states_its_size() -> None:
     layout = Layout.parse(text.encode())
     assert layout.size("slirp", 3) == 131
     assert layout.spans("slirp", 3) == (Span("data", 0, 131),)
+
+
+def in_list(kind: str, size: int, *elements: str) -> bytes:
+    """A list as QEMU describes it: the keys come again for each element."""
+    keys = ",".join(f'"vmsd_name":"x","version":1,"fields":[{element}]' for element in elements)
+    field = f'{{"name":"q","type":"{kind}",{keys}{"," * bool(keys)}"size":{size}}}'
+    return describe().replace(b'"fields": []', f'"fields":[{field}]'.encode())
+
+
+M = json.dumps(uint("m"))
+LISTS = [
+    ("qtailq", 1, [], [("q[end]", LIST_MARK, 0, 1)]),
+    (
+        "qlist",
+        6,
+        [M],
+        [("q[0]", LIST_MARK, 0, 1), ("q[0].m", "uint32", 1, 4), ("q[end]", LIST_MARK, 5, 1)],
+    ),
+    (
+        "qtailq",
+        11,
+        [M, M],
+        [
+            ("q[0]", LIST_MARK, 0, 1),
+            ("q[0].m", "uint32", 1, 4),
+            ("q[1]", LIST_MARK, 5, 1),
+            ("q[1].m", "uint32", 6, 4),
+            ("q[end]", LIST_MARK, 10, 1),
+        ],
+    ),
+    (
+        "gtree",
+        31,
+        [M, M],
+        [
+            ("q", "uint32", 0, 4),
+            ("q[0]", LIST_MARK, 4, 1),
+            ("q[0].key", "uint64", 5, 8),
+            ("q[0].m", "uint32", 13, 4),
+            ("q[1]", LIST_MARK, 17, 1),
+            ("q[1].key", "uint64", 18, 8),
+            ("q[1].m", "uint32", 26, 4),
+            ("q[end]", LIST_MARK, 30, 1),
+        ],
+    ),
+    # What does not add up is one field.
+    ("qtailq", 12, [M, M], [("q", "qtailq", 0, 12)]),
+    ("gtree", 15, [M, M], [("q", "gtree", 0, 15)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "size", "elements", "fields"), LISTS)
+def test_lists_are_taken_apart(
+    kind: str, size: int, elements: list[str], fields: list[tuple[str, str, int, int]]
+) -> None:
+    layout = Layout.parse(in_list(kind, size, *elements))
+    assert layout.size("dev", 0) == size
+    assert [field[:4] for field in layout.fields("dev", 0)] == fields
+
+
+def test_a_run_is_one_field() -> None:
+    layout = Layout.parse(describe(uint("a"), uint("b", 2, array_len=5)))
+    assert layout.fields("dev", 0) == (
+        Field("a", "uint32", 0, 4),
+        Field("b", "uint32", 4, 2, 5),
+    )
+    assert layout.fields("dev", 1) == ()
+
+
+def test_names_that_are_no_text_have_a_length_all_the_same() -> None:
+    sub = {"vmsd_name": "\ud800", "version": 1, "fields": []}
+    assert Layout.parse(describe(subsections=[sub])).size("dev", 0) == 9
+
+
+def test_an_old_style_device_has_its_stated_size() -> None:
+    device = {"name": "x", "instance_id": 0, "size": 9, "fields": [uint("wrong")]}
+    layout = Layout.parse(json.dumps({"devices": [device]}).encode())
+    assert layout.fields("x", 0) == (Field("data", "buffer", 0, 9),)
 
 
 def nested(depth: int) -> bytes:
@@ -135,10 +229,12 @@ def test_text_nodes_and_spans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     layout = Layout.parse(describe(uint("a", 1, array_len=1 << 31)))
     monkeypatch.setattr(layout_module, "SPANS_MAX", 10)
     assert len(layout.spans("dev", 0)) == 10
-    monkeypatch.setattr(layout_module, "NODES_MAX", 10)
+    monkeypatch.setattr(vmdesc_module, "NODES_MAX", 10)
     with pytest.raises(StreamError, match="at most 10 fields"):
         Layout.parse(describe(*[uint("a")] * 11))
-    monkeypatch.setattr(layout_module, "TEXT_BYTES_MAX", 10)
+    with pytest.raises(StreamError, match="at most 10 fields"):
+        Layout.parse(describe(uint("a"), uint("a", array_len=1 << 30)))
+    monkeypatch.setattr(vmdesc_module, "TEXT_BYTES_MAX", 10)
     with pytest.raises(StreamError, match="at most 10 bytes"):
         Layout.parse(describe(uint("a")))
 
@@ -150,7 +246,7 @@ def test_arrays_of_nothing_have_no_fields() -> None:
 
 KEYS = [
     *("name", "size", "fields", "struct", "index", "array_len"),
-    *("subsections", "vmsd_name", "instance_id", "devices"),
+    *("subsections", "vmsd_name", "instance_id", "devices", "type"),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -168,3 +264,5 @@ def test_any_json_is_a_layout_or_an_error(value: Any) -> None:
         return
     for device in layout.devices:
         layout.spans(device.idstr, device.instance_id)
+        if device.size_bytes < 1000:
+            values(device.fields(), bytes(device.size_bytes))
