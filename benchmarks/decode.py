@@ -17,6 +17,7 @@ Without the peer there are no ratios. It is in Debian's source package of QEMU, 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import mmap
 import statistics
 import subprocess
@@ -28,10 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from testbed.decode.channels import SourceChannel
 from testbed.decode.reading import read
+from testbed.endpoint.base import MachineSpec
+from testbed.endpoint.qemu import Qemu
+from testbed.log import Log
 from testbed.wire import MainChannel
 from testbed.wire.element import RunElement
 
@@ -40,6 +43,7 @@ MIB, GIB = 1 << 20, 1 << 30
 CHUNK_BYTES = 64 * MIB
 PAGE_BYTES = 4096
 SEED = 1
+RECORDED_S = 600
 SMALL = 16 * MIB
 DEVICES = (
     *("virtio-net-pci", "e1000", "e1000e", "rtl8139", "VGA", "nec-usb-xhci", "ich9-ahci"),
@@ -70,43 +74,34 @@ def fill(path: Path, size_bytes: int, kind: str) -> None:
             file.write(data.tobytes())
 
 
-def record(folder: Path, name: str, size_bytes: int, kind: str, devices: tuple[str, ...]) -> Path:
+async def record(
+    folder: Path, name: str, size_bytes: int, kind: str, devices: tuple[str, ...]
+) -> Path:
     """Record the stream of a stopped guest of so much memory."""
-    stream, control = folder / f"{name}.bin", folder / f"{name}.qmp"
+    stream = folder / f"{name}.bin"
+    log = Log()
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as memory:
         fill(Path(memory.name), size_bytes, kind)
         backend = f"memory-backend-file,id=ram,size={size_bytes},mem-path={memory.name},share=on"
-        command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-S"]
-        command += ["-object", backend, "-machine", "pc,memory-backend=ram"]
-        command += ["-m", f"{size_bytes // MIB}M", "-qmp", f"unix:{control},server=on,wait=off"]
-        command += ["-audiodev", "none,id=none"]
-        for device in devices:
-            command += ["-device", device]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            migrate(control, stream)
-        finally:
-            process.kill()
-            process.wait()
+        machine = MachineSpec(
+            machine="pc,memory-backend=ram",
+            memory_bytes=size_bytes,
+            accelerator="tcg",
+            devices=devices,
+            arguments=("-object", backend, "-audiodev", "none,id=none"),
+            paused=True,
+        )
+        fast = {"max-bandwidth": 1 << 40}
+        async with Qemu.start("source", log=log, machine=machine, parameters=fast) as source:
+            await source.command("migrate", {"uri": f"exec:cat > {stream}"})
+            await log.wait(
+                lambda event: (
+                    event.kind == "migration-status" and event.facts["status"] == "completed"
+                ),
+                what="the stream to be written",
+                within_s=RECORDED_S,
+            )
     return stream
-
-
-def migrate(control: Path, stream: Path) -> None:
-    """Have a QEMU write its stream to a file, and wait until it has."""
-    until = time.monotonic() + 600
-    while not control.exists():
-        if time.monotonic() > until:
-            raise SystemExit("QEMU did not open QMP")
-        time.sleep(0.01)
-    qmp = QEMUMonitorProtocol(str(control))
-    qmp.connect()
-    qmp.cmd("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-    qmp.cmd("migrate", uri=f"exec:cat > {stream}")
-    while qmp.cmd("query-migrate")["status"] not in ("completed", "failed"):
-        if time.monotonic() > until:
-            raise SystemExit("QEMU did not end the migration")
-        time.sleep(0.05)
-    qmp.close()
 
 
 def walk(path: Path) -> tuple[float, int]:
@@ -114,7 +109,7 @@ def walk(path: Path) -> tuple[float, int]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         began = time.perf_counter()
         pages = 0
-        for batch in read(SourceChannel(str(path), len(data), data), MainChannel(in_runs=True)):
+        for batch in read(SourceChannel(str(path), len(data), data), MainChannel(runs_after=0)):
             for element in batch.elements:
                 if isinstance(element, RunElement):
                     pages += len(element.value.records)
@@ -219,7 +214,7 @@ def main() -> None:
     row("-", "decode --help", help_s, "")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for name, size_bytes, kind, devices in streams(arguments.small):
-            path = record(Path(folder), name, size_bytes, kind, devices)
+            path = asyncio.run(record(Path(folder), name, size_bytes, kind, devices))
             if name == "devices":
                 table.whole(name, path, "--fields")
             else:

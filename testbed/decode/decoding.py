@@ -77,13 +77,11 @@ class Decoding:
         return self.parser.layout if isinstance(self.parser, MainChannel) else None
 
     def items(self) -> Iterator[Item]:
-        """All items, as the bytes come; the last one is the `end` item.
-
-        Raises:
-            SourceError: where the bytes cannot be read any further; what came before was given.
-        """
+        """All items, as the bytes come; the last one is the `end` item."""
         for batch in read(self.channel, self.parser, self._back):
             yield from self._batch(batch)
+        for itemiser in self._itemisers.values():
+            yield from itemiser.rest()
         yield from self._summary()
 
     def _batch(self, batch: Batch) -> Iterator[Item]:
@@ -98,11 +96,8 @@ class Decoding:
                 for listener in self._listeners:
                     listener(element)
             yield from itemiser.items(element, batch.at_s)
-        if batch.missing_bytes:
-            facts = {"why": f"{batch.missing_bytes} bytes are missing in the capture"}
-            yield Item("missing", batch.fed_bytes, batch.missing_bytes, facts)
-            if forward:
-                self.broken = facts["why"]
+        if batch.lost is not None and forward:
+            self.broken = batch.lost
 
     def _note(self, element: Element) -> None:
         match element.value:

@@ -13,7 +13,6 @@ from typing import Any
 from testbed.wire.element import (
     Certainty,
     Command,
-    CommandType,
     Configuration,
     ConfigurationSubsection,
     Element,
@@ -76,11 +75,27 @@ class Itemiser:
         self.page_bytes = 4096
         self._direction = direction
         self._section: _Section | None = None
+        self._unread: Item | None = None
 
     def items(self, element: Element, at_s: float | None = None) -> Iterator[Item]:
         """What there is to say after this element."""
         for item in self._items(element):
-            yield replace(item, direction=self._direction, at_s=at_s)
+            item = replace(item, direction=self._direction, at_s=at_s)
+            if self._unread is not None and _goes_on(self._unread, item):
+                length = (self._unread.length or 0) + (item.length or 0)
+                self._unread = replace(self._unread, length=length)
+                continue
+            yield from self.rest()
+            if item.kind == "opaque":
+                self._unread = item
+            else:
+                yield item
+
+    def rest(self) -> Iterator[Item]:
+        """What was held back: bytes that nobody can read, for more of them may have followed."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            yield unread
 
     def _items(self, element: Element) -> Iterator[Item]:
         value = element.value
@@ -187,9 +202,9 @@ class Itemiser:
             yield item if whole else replace(item, kind="section-cut")
 
 
-def packaged(item: Item) -> bool:
-    """True for the command that announces a package."""
-    return item.kind == "command" and item.facts["command"] == CommandType.PACKAGED.name
+def _goes_on(unread: Item, item: Item) -> bool:
+    """True for more of the bytes that cannot be read, for the same reason."""
+    return item.kind == "opaque" and item.facts["why"] == unread.facts["why"]
 
 
 def _block(block: RamBlock) -> dict[str, Any]:

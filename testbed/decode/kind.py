@@ -10,6 +10,9 @@ from testbed.wire.structs import FILE_HEADER, MAGIC, VERSION
 
 from .channels import SourceError
 
+RUNS_AFTER = 8192
+"""Pages that come one by one first: a small stream is read sooner without numpy."""
+
 
 def kind_of(first: bytes, name: str) -> ChannelKind:
     """The kind of a channel that begins so.
@@ -37,7 +40,8 @@ def parser_for(kind: ChannelKind, *, in_runs: bool = False) -> Channel:
     """
     match kind:
         case ChannelKind.MAIN | ChannelKind.RECOVERY:
-            return MainChannel(in_runs=in_runs, recovery=kind is ChannelKind.RECOVERY)
+            runs_after = RUNS_AFTER if in_runs else None
+            return MainChannel(runs_after=runs_after, recovery=kind is ChannelKind.RECOVERY)
         case ChannelKind.RETURN_PATH:
             return ReturnPath()
         case ChannelKind.PREEMPT:

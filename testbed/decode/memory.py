@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
-from testbed.wire.runs import offsets_bytes, zeros
 
 FLAGS = {
     "zero": RamFlag.ZERO,
@@ -47,6 +44,10 @@ class BlockCounts:
 
     def run(self, run: PageRun) -> None:
         """Count the records of a run."""
+        import numpy as np
+
+        from testbed.wire.runs import offsets_bytes, zeros  # not for streams that have none
+
         offsets = offsets_bytes(run).astype(np.int64)
         zero = int(np.count_nonzero(zeros(run)))
         self.pages += len(offsets)

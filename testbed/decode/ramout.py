@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from testbed.wire import xbzrle
 from testbed.wire.element import Element, PageRun, RamBlock, RamFlag, RamPage
-from testbed.wire.runs import data_at, offsets_bytes, zeros
 
 from .channels import SourceError
 
@@ -99,6 +98,8 @@ class RamOut:
         return os.pread(self._file(block), page_bytes, offset_bytes).ljust(page_bytes, b"\0")
 
     def _run(self, run: PageRun, at: int) -> None:
+        from testbed.wire.runs import data_at, offsets_bytes, zeros
+
         assert self._data is not None, "runs are read from mapped files"
         view, size = memoryview(self._data), run.page_bytes
         for offset, start, zero in zip(

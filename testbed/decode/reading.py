@@ -15,7 +15,7 @@ from heapq import merge
 from testbed.wire.channel import Channel
 from testbed.wire.element import Element
 
-from .channels import Chunk, SourceChannel
+from .channels import Chunk, SourceChannel, SourceError
 from .item import FORWARD, RETURN_PATH
 
 WINDOW_BYTES = 8 << 20
@@ -25,22 +25,19 @@ POPULATE_READ = 22
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Elements that came together. `missing_bytes` were lost in a capture before what follows."""
+    """Elements that came together. `lost` is why no more come, where that is no end of theirs."""
 
     elements: list[Element]
     at_s: float | None = None
     direction: str = FORWARD
     fed_bytes: int = 0
-    missing_bytes: int = 0
+    lost: str | None = None
 
 
 def read(channel: SourceChannel, parser: Channel, back: Channel | None = None) -> Iterator[Batch]:
     """All elements of a channel, and of its return path where there is one and a parser for it.
 
     With time stamps both directions come in their order, else the return path comes last.
-
-    Raises:
-        SourceError: where the bytes cannot be read any further.
     """
     forward = _direction(channel, parser, FORWARD)
     if channel.return_path is None or back is None:
@@ -77,11 +74,15 @@ def _mapped(data: mmap.mmap, parser: Channel, direction: str) -> Iterator[Batch]
 
 def _carried(chunks: Iterator[Chunk], parser: Channel, direction: str) -> Iterator[Batch]:
     at_s: float | None = None
-    for chunk in chunks:
-        at_s = chunk.at_s
-        if chunk.missing_bytes:
-            # Nobody knows what was there: the stream ends here for us.
-            yield Batch(parser.end(), at_s, direction, parser.fed, chunk.missing_bytes)
-            return
-        yield Batch(parser.feed(chunk.data), at_s, direction, parser.fed)
-    yield Batch(parser.end(), at_s, direction, parser.fed)
+    lost: str | None = None
+    try:
+        for chunk in chunks:
+            at_s = chunk.at_s
+            if chunk.missing_bytes:
+                # Nobody knows what was there: the stream ends here for us.
+                lost = f"{chunk.missing_bytes} bytes are missing in the capture"
+                break
+            yield Batch(parser.feed(chunk.data), at_s, direction, parser.fed)
+    except SourceError as error:
+        lost = error.what
+    yield Batch(parser.end(), at_s, direction, parser.fed, lost)

@@ -43,7 +43,7 @@ def show(path: str, wanted: Wanted) -> bool:
         True if every channel was whole.
 
     Raises:
-        SourceError: it cannot be read at all, or no further.
+        SourceError: it cannot be read at all.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_source(path))

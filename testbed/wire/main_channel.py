@@ -51,19 +51,20 @@ class MainChannel(Channel):
 
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
-        in_runs: plain and zero pages come as `RunElement`s, many at once, instead of one by one.
+        runs_after: after so many pages, plain and zero pages come as `RunElement`s, many at
+            once; None: all come one by one.
         recovery: it is the connection of a recovery, read without the one before: section and
             blocks of RAM go by what it uses. With that one at hand, use its `recovered`.
     """
 
     def __init__(
-        self, *, page_bytes: int = 4096, in_runs: bool = False, recovery: bool = False
+        self, *, page_bytes: int = 4096, runs_after: int | None = None, recovery: bool = False
     ) -> None:
         self.phase = Phase.POSTCOPY if recovery else Phase.HEADER
         self.layout: Layout | None = None
         self.corrections: list[str] = []
         self.footers: bool | None = None
-        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery)
+        self._ram = Ram(page_bytes, singly=runs_after, by_name=recovery)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload

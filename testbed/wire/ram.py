@@ -60,7 +60,7 @@ class Ram:
 
     page_bytes: int
     has_addresses: bool = False  # x-ignore-shared: each block carries its GPA
-    in_runs: bool = False  # page records are read in bulk
+    singly: int | None = None  # page records until they come in runs; None: they never do
     by_name: bool = False  # no list is known: any name is a block's
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
@@ -75,7 +75,7 @@ class Ram:
     def recovered(self) -> Ram:
         """The state that a recovery connection begins with: no last block."""
         return Ram(
-            self.page_bytes, self.has_addresses, self.in_runs, self.by_name, dict(self.blocks)
+            self.page_bytes, self.has_addresses, self.singly, self.by_name, dict(self.blocks)
         )
 
     def block(self, idstr: bytes) -> RamBlock | None:
@@ -156,6 +156,9 @@ class RamSection:
                     append(RunElement(base + pos, b"", run, (), section, length=end - pos))
                     pos = end
                     continue
+                if ram.singly:
+                    ram.singly -= 1
+                    runs = self._follower()
                 append(
                     Element(
                         base + pos,
@@ -175,7 +178,7 @@ class RamSection:
         return 8
 
     def _follower(self) -> Follower | None:
-        if not self._ram.in_runs:
+        if self._ram.singly != 0:
             return None
         from .runs import Follower  # numpy is for who reads in bulk
 

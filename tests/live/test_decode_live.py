@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from testbed.endpoint.base import MachineSpec
+from testbed.endpoint.qemu import Qemu
+from testbed.log import Log
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 120
@@ -32,40 +34,32 @@ def decode(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def saved(folder: Path, machine: str) -> Path:
+async def saved(folder: Path, machine: str) -> Path:
     """The stream of a machine that was never started, as QEMU writes it to a file."""
-    control, stream = folder / "qmp", folder / "stream"
-    command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-S"]
-    command += ["-M", machine, "-m", "16", "-qmp", f"unix:{control},server=on,wait=off"]
-    command += [word for device in DEVICES[machine] for word in ("-device", device)]
-    until = time.monotonic() + WITHIN_S
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            while not control.exists():
-                assert process.poll() is None
-                assert time.monotonic() < until
-            qmp = QEMUMonitorProtocol(str(control))
-            qmp.connect()
-            qmp.cmd(
-                "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
-            )
-            qmp.cmd("migrate", uri=f"exec:cat > {stream}")
-            status = ""
-            while status != "completed":
-                event = qmp.pull_event(wait=WITHIN_S)
-                status = event["data"].get("status", status)
-                assert status != "failed"
-            qmp.close()
-        finally:
-            process.kill()
+    stream = folder / "stream"
+    log = Log()
+    spec = MachineSpec(
+        machine=machine,
+        memory_bytes=16 << 20,
+        accelerator="tcg",
+        devices=DEVICES[machine],
+        paused=True,
+    )
+    async with Qemu.start("source", log=log, machine=spec) as source:
+        await source.command("migrate", {"uri": f"exec:cat > {stream}"})
+        await log.wait(
+            lambda event: event.kind == "migration-status" and event.facts["status"] == "completed",
+            what="the stream to be written",
+            within_s=WITHIN_S,
+        )
     return stream
 
 
 @pytest.mark.parametrize("machine", DEVICES)
-def test_a_stream_of_any_machine_is_whole_and_its_vmdesc_confirms_all_ends(
+async def test_a_stream_of_any_machine_is_whole_and_its_vmdesc_confirms_all_ends(
     tmp_path: Path, machine: str
 ) -> None:
-    stream = saved(tmp_path, machine)
+    stream = await saved(tmp_path, machine)
     done = decode(stream, "--json", "--fields")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     items = [json.loads(line) for line in done.stdout.splitlines()]

@@ -48,7 +48,7 @@ def said(elements: list[Element]) -> list[tuple[object, ...]]:
 
 
 def read(chunks, *, in_runs: bool, page_bytes: int = 4096) -> list[Element]:
-    channel = MainChannel(page_bytes=page_bytes, in_runs=in_runs)
+    channel = MainChannel(page_bytes=page_bytes, runs_after=0 if in_runs else None)
     elements = [element for chunk in chunks for element in channel.feed(chunk)]
     elements += channel.end()
     tiled = 0
@@ -118,7 +118,7 @@ def test_a_mapped_file_says_the_same(tmp_path: Path, window: int) -> None:
     path = tmp_path / "stream"
     path.write_bytes(data)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-        channel = MainChannel(in_runs=True)
+        channel = MainChannel(runs_after=3)
         channel.map(mapped)
         elements: list[Element] = []
         while left := len(data) - channel.fed:
