@@ -178,6 +178,14 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveRecord:
+    """One record of a live section other than RAM; its fields are the element's spans."""
+
+    kind: str  # QEMU's name of it, as `live.py` has it
+    data: bytes  # all of it
+
+
+@dataclass(frozen=True, slots=True)
 class SectionFooter:
     """0x7e, be32 section_id."""
 
@@ -244,6 +252,7 @@ Value = (
     | PageRun
     | RamMark
     | Payload
+    | LiveRecord
     | SectionFooter
     | Command
     | EndOfStream

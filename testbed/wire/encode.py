@@ -8,6 +8,7 @@ from .element import (
     ConfigurationSubsection,
     EndOfStream,
     FileHeader,
+    LiveRecord,
     Message,
     Opaque,
     PageRun,
@@ -60,7 +61,7 @@ def encode(value: Value) -> bytes:
             return _ram_record(value)
         case SectionHeader():
             return _section_header(value)
-        case Payload(data) | MultifdPages(data=data) | MultifdPayload(data):
+        case Payload(data) | LiveRecord(data=data) | MultifdPages(data=data) | MultifdPayload(data):
             return data
         case MultifdInit() | MultifdPacket() | MultifdDeviceState():
             return _multifd(value)

@@ -28,6 +28,7 @@ from .element import (
 from .error import Cut, StreamError
 from .head import read_head
 from .layout import Layout
+from .live import live
 from .ram import Ram, RamSection
 from .reader import Story
 from .structs import COMMAND, IDS, SECTION, U32, U64
@@ -47,7 +48,7 @@ class MainChannel(Channel):
     `phase` is where the channel is after the elements returned last; `layout` is the vmdesc once
     it came; `corrections` says where it contradicts the boundaries of device sections that were
     inferred before, `confirmed` that it came and agrees with all of them; `footers` is whether
-    sections have footers, None until the first RAM section tells.
+    sections have footers, None until the first section that says where it ends tells.
 
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
@@ -179,7 +180,10 @@ class MainChannel(Channel):
         self._context.occurrence = self._tally.section(header)
         self._emit(header, size, fields)
         if header.idstr == RAM and header.type is not SectionType.FULL:
-            yield from self._ram_payload(header)
+            ram = RamSection(self._ram, self._reader, self._emit, self._out, self._context)
+            yield from self._payload(header, ram.story())
+        elif (records := live(header, self._reader, self._emit)) is not None:
+            yield from self._payload(header, records)
         else:
             yield from self._unreadable_payload(header)
         self._context.section, self._context.occurrence = None, 1
@@ -194,9 +198,9 @@ class MainChannel(Channel):
             case SectionType.FULL, Phase.ITERATE:  # background-snapshot has no END
                 self.phase = Phase.DEVICE
 
-    def _ram_payload(self, header: SectionHeader) -> Story[None]:
-        section = RamSection(self._ram, self._reader, self._emit, self._out, self._context)
-        yield from section.story()
+    def _payload(self, header: SectionHeader, records: Story[None]) -> Story[None]:
+        """Read a payload that says where it ends, and its footer."""
+        yield from records
         if self.footers is None:
             # Nothing announces footers; their mark begins no element.
             self.footers = (yield from self._reader.u8(_footer(header))) not in LIVE

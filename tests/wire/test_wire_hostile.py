@@ -275,9 +275,9 @@ def early_2() -> bytes:
 
 
 def test_other_live_sections_are_found_by_their_footers() -> None:
-    """`block`, `dirty-bitmap` and their like: cut, not understood."""
+    """Those that nobody here reads: cut, not understood."""
     live = [
-        build_section(kind, 3, "dirty-bitmap", 0, 1, b"chunks\1")
+        build_section(kind, 3, "unheard-of", 0, 1, b"chunks\1")
         for kind in (SectionType.START, SectionType.PART, SectionType.PART, SectionType.END)
     ]
     data = head() + ram_start() + b"".join(live) + ram_part(kind=SectionType.END) + vmdesc()
