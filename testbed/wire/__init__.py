@@ -8,15 +8,18 @@ from .encode import build_command, build_message, build_section, encode
 from .error import StreamError
 from .identify import ChannelKind, OpaqueChannel, channel_of
 from .layout import Layout
+from .learned import LearnedLayout
 from .main_channel import MainChannel
 from .multifd import MultifdChannel
 from .preempt import PreemptChannel
+from .recut import recut
 from .return_path import ReturnPath
 from .successor import Phase
 
 __all__ = [
     "ChannelKind",
     "Layout",
+    "LearnedLayout",
     "MainChannel",
     "MultifdChannel",
     "OpaqueChannel",
@@ -29,4 +32,5 @@ __all__ = [
     "build_section",
     "channel_of",
     "encode",
+    "recut",
 ]

@@ -1,6 +1,8 @@
-"""Sections whose payload nobody can read: found by their footer and what follows it."""
+"""Sections whose payload nobody can read: where they end, by layout or by what stands there."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from .element import SectionHeader, SectionType
 from .error import StreamError
@@ -40,14 +42,51 @@ def read_unreadable(
         verdict = successors.judge(reader, SECTION.size)
         if verdict is False:
             reader.hold(1)
-        elif verdict or reader.ended or (reader.silent and _is_eof(reader)):
+        elif verdict or reader.ended or (reader.silent and _is_eof(reader, SECTION.size)):
             return
         else:
             yield from reader.wait(reader.available + 1)
 
 
-def _is_eof(reader: Reader) -> bool:
-    return reader.data[reader.pos + SECTION.size : reader.stop] == EOF
+def read_learned(
+    reader: Reader, sizes: Sequence[int], footer: bytes, successors: Successors
+) -> Story[bool]:
+    """Read a payload of one of these sizes, ascending, into `reader.held`; false if none fits.
+
+    One fits if the footer stands behind it, and something legal behind that: unless there is one
+    size alone, whose footer is proof enough. `footer` is empty in a stream without any.
+    """
+    for size in sizes:
+        end = size + len(footer)
+        if size > PAYLOAD_BYTES_MAX or _crosses(reader, end):
+            return False
+        while reader.available < end:
+            if reader.ended or reader.silent:
+                return False
+            yield from reader.wait(end)
+        if reader.data[reader.pos + size : reader.pos + end] != footer:
+            continue
+        if (footer and len(sizes) == 1) or (yield from _follows(reader, end, successors)):
+            reader.hold(size)
+            return True
+    return False
+
+
+def _crosses(reader: Reader, count: int) -> bool:
+    return reader.limit is not None and reader.offset + count > reader.limit
+
+
+def _follows(reader: Reader, skip: int, successors: Successors) -> Story[bool]:
+    """Whether something legal follows `skip` bytes ahead, or may, as far as anybody will know."""
+    while (verdict := successors.judge(reader, skip)) is None:
+        if reader.ended or (reader.silent and _is_eof(reader, skip)):
+            return True
+        yield from reader.wait(reader.available + 1)
+    return verdict
+
+
+def _is_eof(reader: Reader, skip: int) -> bool:
+    return reader.data[reader.pos + skip : reader.stop] == EOF
 
 
 def _check_held(reader: Reader, inside: str) -> None:

@@ -85,6 +85,8 @@ class Certainty(StrEnum):
     """The format, a length on the wire, or vmdesc gives it."""
     INFERRED = "inferred"
     """Found by its footer and what follows; nothing on the wire confirms it."""
+    LEARNED = "learned"
+    """Where a learned layout says, and a footer or what may follow does stand there."""
 
 
 @dataclass(frozen=True, slots=True)

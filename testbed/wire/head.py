@@ -23,8 +23,10 @@ CAPABILITIES_MAX = 256
 UUID_BYTES = 16
 
 
-def read_head(reader: Reader, ram: Ram, emit: Emit) -> Story[None]:
+def read_head(reader: Reader, ram: Ram, emit: Emit) -> Story[str | None]:
     """Emit what precedes the first element; tell `ram` what it says about pages and blocks.
+
+    Returns the machine type, or None if there is no configuration.
 
     Raises:
         StreamError: another magic or version, or a subsection whose length nobody knows.
@@ -38,20 +40,22 @@ def read_head(reader: Reader, ram: Ram, emit: Emit) -> Story[None]:
     if header.version != VERSION:
         raise reader.wrong(inside, f"version {VERSION}", f"{header.version}")
     if (yield from reader.u8("configuration")) != SectionType.CONFIGURATION:
-        return
-    yield from _configuration(reader, emit)
+        return None
+    machine = yield from _configuration(reader, emit)
     # 0x05 begins no element, so what follows here can only be the configuration's.
     while (yield from reader.u8("section type")) == SectionType.SUBSECTION:
         yield from _subsection(reader, ram, emit)
+    return machine
 
 
-def _configuration(reader: Reader, emit: Emit) -> Story[None]:
+def _configuration(reader: Reader, emit: Emit) -> Story[str]:
     inside = "configuration"
     length = yield from reader.u32(inside, skip=1)
     if length > MACHINE_BYTES_MAX:
         raise reader.wrong(inside, f"a name of at most {MACHINE_BYTES_MAX} bytes", f"{length}")
-    machine = yield from reader.peek(length, inside, skip=5)
-    emit(Configuration(machine.decode("latin-1")), 5 + length, spans.configuration(length))
+    machine = (yield from reader.peek(length, inside, skip=5)).decode("latin-1")
+    emit(Configuration(machine), 5 + length, spans.configuration(length))
+    return machine
 
 
 def _subsection(reader: Reader, ram: Ram, emit: Emit) -> Story[None]:

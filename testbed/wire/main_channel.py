@@ -12,7 +12,8 @@ from itertools import islice
 
 from . import spans
 from .channel import AFTER_THE_END, Channel
-from .device import read_unreadable
+from .described import read_described
+from .device import read_learned, read_unreadable
 from .element import (
     Certainty,
     Command,
@@ -25,15 +26,18 @@ from .element import (
     Span,
     VmDescription,
 )
+from .encode import encode
 from .error import Cut, StreamError
 from .head import read_head
 from .layout import Layout
+from .learned import LearnedLayout
 from .live import live
 from .ram import Ram, RamSection
 from .reader import Story
 from .structs import COMMAND, IDS, SECTION, U32, U64
 from .successor import LIVE, VMDESC_BYTES_MAX, Phase, after
 from .tally import Tally
+from .vmdesc import Device
 
 SECTIONS_MAX = 65_536
 """Of one stream, PART and END not counted; real ones have some 60."""
@@ -50,8 +54,12 @@ class MainChannel(Channel):
     inferred before, `confirmed` that it came and agrees with all of them; `footers` is whether
     sections have footers, None until the first section that says where it ends tells.
 
+    Where no vmdesc comes, `layout` is what a learned layout has of the sections that it was used
+    for, which their elements' certainty tells; `refused` is why it was not used at all.
+
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
+        learned: a layout for device sections until the vmdesc comes, or if none does.
         runs_after: after so many pages, plain and zero pages come as `RunElement`s, many at
             once; None: all come one by one.
         recovery: it is the connection of a recovery, read without the one before: section and
@@ -59,12 +67,22 @@ class MainChannel(Channel):
     """
 
     def __init__(
-        self, *, page_bytes: int = 4096, runs_after: int | None = None, recovery: bool = False
+        self,
+        *,
+        page_bytes: int = 4096,
+        runs_after: int | None = None,
+        recovery: bool = False,
+        learned: LearnedLayout | None = None,
     ) -> None:
         self.phase = Phase.POSTCOPY if recovery else Phase.HEADER
         self.layout: Layout | None = None
         self.corrections: list[str] = []
         self.footers: bool | None = None
+        self.refused: str | None = None
+        self._learned = learned
+        self._used: list[Device] = []  # of the learned layout
+        self._described = False  # the vmdesc came
+        self._sizes: list[int] = []  # of the device sections to come, from a vmdesc ahead
         self._ram = Ram(page_bytes, singly=runs_after, by_name=recovery)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
@@ -80,7 +98,7 @@ class MainChannel(Channel):
     @property
     def confirmed(self) -> bool:
         """The vmdesc came and agrees with the boundaries of every device section."""
-        return self.layout is not None and not self.corrections
+        return self._described and not self.corrections
 
     def recovered(self) -> MainChannel:
         """A parser for the connection that recovers this one's postcopy.
@@ -108,7 +126,7 @@ class MainChannel(Channel):
     def _story(self) -> Story[None]:
         yield from self._reader.more()  # before it, `recovered` changes the phase
         if self.phase is Phase.HEADER:
-            yield from read_head(self._reader, self._ram, self._emit)
+            self._accept((yield from read_head(self._reader, self._ram, self._emit)))
             self.phase = Phase.SETUP
         yield from self._elements()
         # In postcopy no vmdesc follows, and the destination reads nothing more.
@@ -117,6 +135,12 @@ class MainChannel(Channel):
         if has_vmdesc and (yield from self._reader.more()):
             yield from self._vmdesc()
 
+    def _accept(self, machine: str | None) -> None:
+        """Use the learned layout for that machine type, or say why not."""
+        if self._learned is not None and not self._learned.fits(machine):
+            self.refused = f"learned from {self._learned.machine!r}, not from {machine!r}"
+            self._learned = None
+
     def _elements(self) -> Story[None]:
         """Read elements up to and including EOF, or the RUN that ends a package."""
         while True:
@@ -124,6 +148,7 @@ class MainChannel(Channel):
             match kind:
                 case SectionType.EOF:
                     self._emit(EndOfStream(), 1, spans.EOF)
+                    self._use_learned()
                     return
                 case SectionType.START | SectionType.FULL:
                     yield from self._long_header(SectionType(kind))
@@ -208,27 +233,53 @@ class MainChannel(Channel):
             yield from self._read_footer(header, Certainty.EXACT)
 
     def _unreadable_payload(self, header: SectionHeader) -> Story[None]:
-        inside = f"payload of {_name(header)}"
-        if self.footers is False:
-            got = "a stream without footers, where nothing shows its end"
-            raise self._reader.wrong(inside, "a footer", got)
-        successors = after(header, self.phase, self._sections)
-        yield from read_unreadable(self._reader, header, successors, inside)
+        certainty = yield from self._find_end(header)
         payload = bytes(self._reader.held)
         if payload:
-            self._emit(Payload(payload), 0, (), Certainty.INFERRED)
+            self._emit(Payload(payload), 0, (), certainty)
         if header.type is SectionType.FULL:
             self._devices.append((header.idstr, header.instance_id, len(payload)))
-        yield from self._read_footer(header, Certainty.INFERRED)
+        if self.footers is not False:
+            yield from self._read_footer(header, certainty)
+
+    def _find_end(self, header: SectionHeader) -> Story[Certainty]:
+        """Read a payload up to its end into `held`; how sure that end is."""
+        reader, inside = self._reader, f"payload of {_name(header)}"
+        successors = after(header, self.phase, self._sections)
+        if self._learned is not None and not self._sizes:
+            footer = b"" if self.footers is False else _footer_bytes(header)
+            sizes = self._learned.sizes(header)
+            if (yield from read_learned(reader, sizes, footer, successors)):
+                device = self._learned.device(header, len(reader.held))
+                assert device is not None, "of a size that it knows"
+                self._used.append(device)
+                return Certainty.LEARNED
+        if self.footers is not False:
+            yield from read_unreadable(reader, header, successors, inside)
+            return Certainty.INFERRED
+        if header.type is not SectionType.FULL or self.phase is not Phase.DEVICE:
+            got = "a stream without footers, where nothing shows its end"
+            raise reader.wrong(inside, "a footer", got)
+        if not self._sizes:
+            self._sizes = yield from read_described(
+                reader, encode(header), len(self._devices), inside
+            )
+        reader.hold(self._sizes.pop(0))
+        return Certainty.EXACT
 
     def _read_footer(self, header: SectionHeader, certainty: Certainty) -> Story[None]:
-        expected = SECTION.pack(SectionType.FOOTER, header.section_id)
+        expected = _footer_bytes(header)
         is_footer = (yield from self._reader.u8(_footer(header))) == SectionType.FOOTER
         size = SECTION.size if is_footer else 1
         raw = yield from self._reader.peek(size, _footer(header))
         if raw != expected:
             raise self._reader.wrong(_footer(header), expected.hex(), raw.hex())
         self._emit(SectionFooter(header.section_id), size, spans.FOOTER, certainty)
+
+    def _use_learned(self) -> None:
+        """Have what the learned layout was used for as `layout`, until a vmdesc comes."""
+        if self._used:
+            self.layout = Layout(self._used)
 
     # Commands
 
@@ -270,6 +321,7 @@ class MainChannel(Channel):
             self._opaque(why)
         reader.limit = None
         self._context.in_package, self.phase = False, Phase.POSTCOPY
+        self._use_learned()
 
     # After the end
 
@@ -284,14 +336,22 @@ class MainChannel(Channel):
         self._emit(VmDescription(text), SECTION.size + length, spans.vmdesc(length))
         try:
             self.layout = Layout.parse(text)
+            self._described = True
         except StreamError as error:
             self.corrections.append(f"the vmdesc cannot be read: {error}")
             return
         self.corrections += islice(self.layout.disagreements(self._devices), CORRECTIONS_MAX)
+        if (yield from self._reader.more()):
+            at = self._reader.offset
+            self.corrections.append(f"bytes from offset {at:#x} on follow what seemed the vmdesc")
 
 
 def _name(header: SectionHeader) -> str:
     return f"{header.type.name} {header.idstr} (section {header.section_id})"
+
+
+def _footer_bytes(header: SectionHeader) -> bytes:
+    return SECTION.pack(SectionType.FOOTER, header.section_id)
 
 
 def _footer(header: SectionHeader) -> str:

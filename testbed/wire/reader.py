@@ -186,6 +186,17 @@ class Reader:
         self.held += memoryview(self.data)[self.pos : self.pos + count]
         self.pos += count
 
+    def put_back(self) -> None:
+        """Have what is held to read again."""
+        offset = self.offset - len(self.held)
+        if isinstance(self.data, mmap):
+            self.pos -= len(self.held)
+        else:
+            self.data = bytes(self.held) + self.data[self.pos :]
+            self.pos, self._base, self._end = 0, offset, len(self.data)
+        self.held = bytearray()
+        assert self.offset == offset
+
     def take(self, count: int) -> bytes:
         """Read what is held and `count` bytes more, all in hand: the bytes of an element."""
         start, self.pos = self.pos, self.pos + count

@@ -91,14 +91,15 @@ def read_vmdesc(text: bytes) -> list[Device]:
     return read_devices(read_json(text, "vmdesc"))
 
 
-def read_json(text: bytes, inside: str) -> Any:
+def read_json(text: bytes, inside: str, *, bytes_max: int | None = None) -> Any:
     """The JSON of a text that a peer wrote.
 
     Raises:
         StreamError: it is none, or too long.
     """
-    if len(text) > TEXT_BYTES_MAX:
-        raise wrong(inside, f"at most {TEXT_BYTES_MAX} bytes", f"{len(text)}")
+    bytes_max = TEXT_BYTES_MAX if bytes_max is None else bytes_max
+    if len(text) > bytes_max:
+        raise wrong(inside, f"at most {bytes_max} bytes", f"{len(text)}")
     try:
         # The hook costs a call per object: only lists need it.
         return json.loads(text, object_pairs_hook=_object if LISTS.search(text) else None)

@@ -197,9 +197,11 @@ def test_streams_without_footers_decode_up_to_their_devices() -> None:
     assert channel.footers is False
     assert opaque(elements) == []
     assert channel.pending == 0
-    header, rest = channel.feed(build_section(4, 5, "timer", 0, 1, b"state", footer=False))
+    (header,) = channel.feed(build_section(4, 5, "timer", 0, 1, b"state", footer=False))
     assert isinstance(header.value, SectionHeader)
-    assert "stream without footers" in str(rest.value)
+    (rest,) = channel.end()
+    assert rest.raw == b"state"
+    assert "sections without footers end where it or a learned layout says" in str(rest.value)
 
     whole = MainChannel()
     assert opaque(parse(whole, [data + vmdesc()])) == []
