@@ -7,20 +7,22 @@ higher versions, the same blocks. The texts are those of QEMU `migration/savevm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.wire import Layout
+from testbed.wire.fields import values
 
 from .decoding import Decoding
 from .fields import DeviceState
 from .item import Item
 from .outline import size
-from .payloads import shortened
 
 FIELDS_SHOWN_MAX = 20
 """Of one section that differ."""
+HEX_SHOWN_MAX = 32
+"""Digits of a value that is longer."""
 Key = tuple[str, int]
 
 
@@ -122,15 +124,14 @@ def _state(key: Key, a: Profile, b: Profile) -> Iterator[str]:
     ours, theirs = a.devices[key].payload, b.devices[key].payload
     if ours == theirs:
         return
-    mine = dict(a.devices[key].fields(a.layout))
-    other = dict(b.devices[key].fields(b.layout))
+    mine, other = _fields(a.devices[key], a.layout), _fields(b.devices[key], b.layout)
     if not mine or not other:
         yield f"{len(ours)} | {len(theirs)} bytes differ, and no vmdesc names their fields"
         return
     lines = []
     for name in _names(mine, other):
         if mine.get(name) != other.get(name):
-            lines.append(f"{name}: {_shown(mine.get(name))} | {_shown(other.get(name))}")
+            lines.append(f"{name}: {_pair(mine.get(name), other.get(name))}")
     sizes = f"{len(ours)} | {len(theirs)} bytes, " if len(ours) != len(theirs) else ""
     yield f"{sizes}{'1 field differs' if len(lines) == 1 else f'{len(lines)} fields differ'}"
     yield from lines[:FIELDS_SHOWN_MAX]
@@ -138,5 +139,39 @@ def _state(key: Key, a: Profile, b: Profile) -> Iterator[str]:
         yield f"... and {len(lines) - FIELDS_SHOWN_MAX} more"
 
 
-def _shown(data: bytes | None) -> str:
-    return "none" if data is None else shortened(data)
+def _fields(state: DeviceState, layout: Layout | None) -> dict[str, Any]:
+    """Values by name; a name that is there again has its number."""
+    fields = state.fields(layout)
+    named: dict[str, Any] = {}
+    for each, value in zip(fields, values(fields, state.payload), strict=True):
+        name, count = each.name, 1
+        while name in named:
+            count += 1
+            name = f"{each.name} ({count})"
+        named[name] = value
+    return named
+
+
+def _pair(ours: Any, theirs: Any) -> str:
+    """Two values; of long ones the place where they part."""
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        at = _parting(ours, theirs)
+        return f"[{at}] {ours[at]} | {theirs[at]}"
+    if isinstance(ours, str) and isinstance(theirs, str) and len(ours) > HEX_SHOWN_MAX:
+        at = _parting(ours, theirs) // 2
+        return f"byte {at}: {_from(ours, at)} | {_from(theirs, at)}"
+    return f"{_shown(ours)} | {_shown(theirs)}"
+
+
+def _parting(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
+    """The first place where two sequences differ."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+
+
+def _from(text: str, at: int) -> str:
+    return f"{text[2 * at : 2 * at + HEX_SHOWN_MAX]}..."
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from testbed.wire import Layout
 from testbed.wire.element import SectionHeader
+from testbed.wire.fields import Field, values
 
 from .item import Item
 from .payloads import shortened
-
-INTEGER_BYTES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,11 @@ class DeviceState:
         """True if the idstr is the one meant; `*` and `?` are wild."""
         return fnmatchcase(self.header.idstr, pattern)
 
-    def fields(self, layout: Layout | None) -> list[tuple[str, bytes]]:
-        """Path and bytes of each field; none if no layout fits the payload."""
+    def fields(self, layout: Layout | None) -> Sequence[Field]:
+        """Its fields; none if no layout fits the payload."""
         if layout is None or layout.size(*self.key) != len(self.payload):
-            return []
-        return [
-            (span.name, self.payload[span.start : span.start + span.size_bytes])
-            for span in layout.spans(*self.key)
-        ]
+            return ()
+        return layout.fields(*self.key)
 
 
 def device_item(state: DeviceState, layout: Layout | None) -> Item:
@@ -52,17 +48,15 @@ def device_item(state: DeviceState, layout: Layout | None) -> Item:
         "section_id": header.section_id,
         "version": header.version_id,
     }
-    fields = list(_fields(state, layout))
+    fields = state.fields(layout)
     if fields or not state.payload:
-        facts["fields"] = fields
+        facts["fields"] = list(_said(fields, state.payload))
     else:
         facts |= {"why": "no vmdesc tells its fields", "bytes": shortened(state.payload)}
     return Item("device", state.offset, len(state.payload), facts)
 
 
-def _fields(state: DeviceState, layout: Layout | None) -> Iterator[dict[str, Any]]:
-    start = 0
-    for name, data in state.fields(layout):
-        value = int.from_bytes(data, "big") if len(data) in INTEGER_BYTES else data.hex()
-        yield {"name": name, "offset": start, "size": len(data), "value": value}
-        start += len(data)
+def _said(fields: Sequence[Field], payload: bytes) -> Iterator[dict[str, Any]]:
+    for field, value in zip(fields, values(fields, payload), strict=True):
+        said = {"name": field.name, "type": field.type, "offset": field.start}
+        yield {**said, "size": field.end - field.start, "value": value}

@@ -32,6 +32,14 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.packet import (
+    MultifdDeviceState,
+    MultifdFlag,
+    MultifdInit,
+    MultifdPacket,
+    MultifdPages,
+    MultifdPayload,
+)
 
 from .item import FORWARD, Item
 from .memory import Memory
@@ -76,6 +84,7 @@ class Itemiser:
         self._direction = direction
         self._section: _Section | None = None
         self._unread: Item | None = None
+        self._waiting: Item | None = None  # a multifd packet without its payload
 
     def items(self, element: Element, at_s: float | None = None) -> Iterator[Item]:
         """What there is to say after this element."""
@@ -99,6 +108,13 @@ class Itemiser:
 
     def _items(self, element: Element) -> Iterator[Item]:
         value = element.value
+        if isinstance(value, MultifdPages | MultifdPayload):
+            yield from self._packet(element.end)
+            return
+        yield from self._packet(None)
+        if isinstance(value, MultifdPacket | MultifdDeviceState):
+            yield from self._packet_header(value, element)
+            return
         if isinstance(value, PageRun | RamPage):
             self.memory.add(value, self.page_bytes)
             if self._section is None:  # the preempt channel has no sections
@@ -117,6 +133,31 @@ class Itemiser:
                 yield self._item("opaque", element, facts)
             case _:
                 yield self._item(*self._single(element))
+
+    def _packet_header(
+        self, value: MultifdPacket | MultifdDeviceState, element: Element
+    ) -> Iterator[Item]:
+        """A packet whose payload follows waits for it."""
+        flags = MultifdFlag(value.flags)
+        facts: dict[str, Any] = {"flags": [flag.name for flag in flags]}
+        if isinstance(value, MultifdPacket):
+            self.memory.add(value, self.page_bytes)
+            facts |= {"packet": value.packet_num, "block": value.block}
+            facts |= {"pages": value.normal_pages + value.zero_pages, "zero": value.zero_pages}
+            follows = value.normal_pages
+        else:
+            facts |= {"idstr": value.idstr, "instance": value.instance_id}
+            follows = value.next_packet_size
+        self._waiting = self._item("multifd-packet", element, facts)
+        if not follows:
+            yield from self._packet(element.end)
+
+    def _packet(self, end: int | None) -> Iterator[Item]:
+        """The packet that waited, up to where its payload ended; None: that never came."""
+        item, self._waiting = self._waiting, None
+        if item is not None:
+            length = item.length if end is None else end - (item.offset or 0)
+            yield replace(item, length=length)
 
     def _item(self, kind: str, element: Element, facts: dict[str, Any]) -> Item:
         return Item(kind, element.offset, element.size_bytes, facts, element.in_package)
@@ -137,6 +178,9 @@ class Itemiser:
                 return "message", element, {"message": message.name, **message_parts(message)}
             case EndOfStream():
                 return "eof", element, {}
+            case MultifdInit(uuid, channel_id):
+                facts = {"channel": channel_id, "uuid": uuid.hex()}
+                return "multifd-init", element, facts
             case VmDescription(text):
                 return "vmdesc", element, {"text_bytes": len(text), **self._described()}
             case RamMark(flags):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from testbed.wire import MainChannel, ReturnPath
 from testbed.wire.channel import Channel
 from testbed.wire.identify import FIRST_BYTES, ChannelKind, OpaqueChannel, channel_of
+from testbed.wire.multifd import MultifdChannel
 from testbed.wire.preempt import PreemptChannel
 from testbed.wire.structs import FILE_HEADER, MAGIC, VERSION
 
@@ -48,5 +49,5 @@ def parser_for(kind: ChannelKind, *, in_runs: bool = False) -> Channel:
             return PreemptChannel()
         case ChannelKind.TLS:
             return OpaqueChannel("encrypted by TLS")
-        case _:
-            return OpaqueChannel("a multifd channel")
+        case ChannelKind.MULTIFD:
+            return MultifdChannel()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
+from testbed.wire.packet import MultifdPacket
 
 FLAGS = {
     "zero": RamFlag.ZERO,
@@ -41,6 +43,15 @@ class BlockCounts:
         self.pages += 1
         self._moved(page.offset_bytes, page_bytes)
         self._last = page.offset_bytes
+
+    def packet(self, normal: Sequence[int], zero: Sequence[int], page_bytes: int) -> None:
+        """Count the pages of a multifd packet, by their offsets."""
+        self.pages += len(normal) + len(zero)
+        self.data += len(normal)
+        self.zero += len(zero)
+        for offset in sorted((*normal, *zero)):
+            self._moved(offset, page_bytes)
+            self._last = offset
 
     def run(self, run: PageRun) -> None:
         """Count the records of a run."""
@@ -99,6 +110,12 @@ class Memory:
                 self._block(value.block).page(value, page_bytes)
                 self.pages += 1
                 self.zero += bool(value.flags & RamFlag.ZERO)
+            case MultifdPacket():
+                normal, zero = value.normal_offsets_bytes, value.zero_offsets_bytes
+                if normal or zero:
+                    self._block(value.block).packet(normal, zero, page_bytes)
+                self.pages += len(normal) + len(zero)
+                self.zero += len(zero)
             case RamBlock():
                 self._block(value.idstr).used_bytes = value.used_bytes
 

@@ -10,41 +10,61 @@ from .memory import KINDS
 
 UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 RANGES_SHOWN_MAX = 3
+VALUES_SHOWN_MAX = 16
+TEXT_SHOWN_MAX = 64
+HEX_FROM = 9
+"""Numbers above it are shown in hex, too."""
 Facts = Mapping[str, Any]
 PLACE = 26
 """Columns of offset and length; `~` before a length: the end is not sure, but inferred."""
 
 
 class Outline:
-    """Renders items one by one; what is held back is at most one line of PART sections."""
+    """Renders items one by one; what is held back is one line of what comes many times in a row."""
 
     def __init__(self) -> None:
-        self._parts: list[Item] = []  # the first and the last of those in a row
-        self._count = 0
-        self._pages = self._zero = 0
+        self._group: tuple[object, ...] | None = None
+        self._first = self._last = Item("")
+        self._count = self._pages = self._zero = 0
 
     def lines(self, item: Item) -> Iterator[str]:
-        """The lines of an item, and of the PART sections that ended with it."""
-        if _is_part(item):
-            if self._parts and self._parts[0].facts["section_id"] != item.facts["section_id"]:
-                yield from self.rest()
-            self._parts = [self._parts[0], item] if self._parts else [item]
-            self._count += 1
-            self._pages += item.facts.get("pages", 0)
-            self._zero += item.facts.get("zero", 0)
+        """The lines of an item, and of the row that ended with it."""
+        group = _group(item)
+        if group is None or group != self._group:
+            yield from self.rest()
+        if group is None:
+            yield from _lines(item)
             return
-        yield from self.rest()
-        yield from _lines(item)
+        if self._group is None:
+            self._group, self._first = group, item
+        self._last = item
+        self._count += 1
+        self._pages += item.facts.get("pages", 0)
+        self._zero += item.facts.get("zero", 0)
 
     def rest(self) -> Iterator[str]:
         """The line that was held back."""
-        if not self._parts:
+        if self._group is None:
             return
-        first, last = self._parts[0], self._parts[-1]
-        many = f"{self._count} " if self._count > 1 else ""
-        words = f"{many}PART {first.facts['idstr']}{_pages(self._pages, self._zero)}"
-        yield _line(first, words, length=_end(last) - (first.offset or 0))
-        self._parts, self._count, self._pages, self._zero = [], 0, 0, 0
+        pages = _pages(self._pages, self._zero)
+        if self._first.kind == "section":
+            many = f"{self._count} " if self._count > 1 else ""
+            words = f"{many}PART {self._first.facts['idstr']}{pages}"
+        else:
+            words = f"{_many(self._count, 'multifd packet')}{pages}"
+        length = _end(self._last) - (self._first.offset or 0)
+        yield _line(self._first, words, length=length)
+        self._group = None
+        self._count = self._pages = self._zero = 0
+
+
+def _group(item: Item) -> tuple[object, ...] | None:
+    """What items in a row have in common that are one line together; None: a line of its own."""
+    if item.kind == "section" and item.facts["type"] == "PART":
+        return "PART", item.facts["section_id"]
+    if item.kind == "multifd-packet" and not item.facts["flags"]:
+        return ("packets",)
+    return None
 
 
 def size(count: int) -> str:
@@ -53,10 +73,6 @@ def size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.4g} {name}"
     return f"{count} byte{'s' * (count != 1)}"
-
-
-def _is_part(item: Item) -> bool:
-    return item.kind == "section" and item.facts["type"] == "PART"
 
 
 def _end(item: Item) -> int:
@@ -115,9 +131,27 @@ def _device(facts: Facts) -> str:
 
 
 def _field(field: Facts) -> str:
-    value = field["value"]
-    shown = f"{value} ({value:#x})" if isinstance(value, int) and value > 9 else f"{value}"
-    return f"{'':{PLACE}}  +{field['offset']:<6} {field['size']:>6}  {field['name']}  {shown}"
+    place = f"+{field['offset']:<6} {field['size']:>6}"
+    shown = _value(field["value"])
+    return f"{'':{PLACE}}  {place}  {field['name']}: {field['type']}  {shown}"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() if value > HEX_FROM:
+            return f"{value} ({value:#x})"
+        case None:
+            return "null"
+        case str() if len(value) > TEXT_SHOWN_MAX:
+            return f"{value[:TEXT_SHOWN_MAX]}... ({len(value) // 2} bytes)"
+        case list() if len(value) > VALUES_SHOWN_MAX:
+            first = " ".join(map(str, value[:VALUES_SHOWN_MAX]))
+            return f"{first} ... ({len(value)} values)"
+        case list():
+            return " ".join(map(str, value))
+    return str(value)
 
 
 def _vmdesc(facts: Facts) -> str:
@@ -125,6 +159,11 @@ def _vmdesc(facts: Facts) -> str:
         return str(facts["error"])
     agrees = "not all sections end where it says" if facts["corrections"] else "confirms all ends"
     return f"{facts['devices']} device sections, {agrees}"
+
+
+def _packet(facts: Facts) -> str:
+    flags = " ".join(facts["flags"])
+    return f"multifd packet {flags}{_pages(facts.get('pages', 0), facts.get('zero', 0))}"
 
 
 def _memory(facts: Facts) -> str:
@@ -199,6 +238,8 @@ WORDS: Mapping[str, Callable[[Facts], str]] = {
     "configuration-subsection": _subsection,
     "eof": lambda _: "EOF",
     "vmdesc": lambda facts: f"vmdesc: {_vmdesc(facts)}",
+    "multifd-init": lambda facts: f"multifd channel {facts['channel']}, version 1",
+    "multifd-packet": lambda facts: _packet(facts),
     "opaque": lambda facts: f"?? {facts['why']}",
 }
 """What people are told of an item of that kind."""

@@ -90,4 +90,4 @@ def test_two_versions_of_qemu_differ_in_what_they_are_known_to(compared) -> None
     _, lines = compared(recorded("qemu7.2-precopy.c0.fwd"), recorded("qemu10.0-precopy.c0.fwd"))
     assert "machine: pc-i440fx-7.2 | pc-i440fx-10.0" in lines
     assert "command SWITCHOVER_START: none | sent" in lines
-    assert "  vm_was_suspended: none | 00" in lines
+    assert "  vm_was_suspended: none | 0" in lines

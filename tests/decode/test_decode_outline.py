@@ -169,7 +169,8 @@ def test_part_sections_in_a_row_are_one_line(decoded, stream) -> None:
 def test_fields_are_those_of_the_sections_meant(decoded) -> None:
     _, lines = decoded(DATA / f"{PRECOPY}.bin.xz", fields="i8254")
     at = lines.index("0x000067caa2         108  payload of i8254, version 3")
-    assert lines[at + 2].split() == ["+4", "4", "channels[0].count", "65536", "(0x10000)"]
+    words = ["+4", "4", "channels[0].count:", "int32", "65536", "(0x10000)"]
+    assert lines[at + 2].split() == words
     assert sum("payload of" in line for line in lines) == 1
 
 
