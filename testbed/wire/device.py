@@ -53,8 +53,8 @@ def read_learned(
 ) -> Story[bool]:
     """Read a payload of one of these sizes, ascending, into `reader.held`; false if none fits.
 
-    One fits if the footer stands behind it, and something legal behind that: unless there is one
-    size alone, whose footer is proof enough. `footer` is empty in a stream without any.
+    One fits if the footer stands behind it, and something legal behind that: the section may have
+    grown since, and imitate its footer there. `footer` is empty in a stream without any.
     """
     for size in sizes:
         end = size + len(footer)
@@ -64,9 +64,8 @@ def read_learned(
             if reader.ended or reader.silent:
                 return False
             yield from reader.wait(end)
-        if reader.data[reader.pos + size : reader.pos + end] != footer:
-            continue
-        if (footer and len(sizes) == 1) or (yield from _follows(reader, end, successors)):
+        stands = reader.data[reader.pos + size : reader.pos + end] == footer
+        if stands and (yield from _follows(reader, end, successors)):
             reader.hold(size)
             return True
     return False

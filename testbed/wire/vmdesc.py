@@ -8,7 +8,6 @@ bounds. Source: QEMU `migration/vmstate.c`, `vmsd_desc_field_start`, 2.8 to 11.1
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ SECTION_BYTES_MAX = 1 << 32
 FIELDS_MAX = 100_000
 """Of one section's leaf fields, a run counting once; some 3000 seen."""
 
+LIST_TYPES = ("qtailq", "qlist", "gtree")
 TREE_COUNT_BYTES = 4
 TREE_KEY_BYTES = 8
 
@@ -138,7 +138,7 @@ class _Parser:
         else:  # old style: an open-coded blob of stated size
             size = _integer(node, "size", idstr)
             if _sum(nodes, idstr) != size:
-                nodes = (Node("data", "buffer", size),)
+                nodes = (Node("data", "buffer", size),) if size else ()
         return Device(idstr, _integer(node, "instance_id", idstr), size, nodes)
 
     def _members(self, node: Json, inside: str, depth: int) -> tuple[Node, ...]:
@@ -147,7 +147,7 @@ class _Parser:
             expected = f"a depth of at most {DEPTH_MAX}, {PATH_CHARACTERS_MAX} characters"
             raise wrong(inside[:PATH_CHARACTERS_MAX], expected, "more")
         nodes: list[Node] = []
-        for name, same in groupby(objects(node, "fields", inside), _NAME):
+        for name, same in groupby(objects(node, "fields", inside), _name):
             described = list(same)
             if len(described) == 1:
                 nodes += self._field(described[0], inside, depth)
@@ -159,7 +159,7 @@ class _Parser:
         return tuple(nodes)
 
     def _array(
-        self, described: Sequence[Json], name: object, inside: str, depth: int
+        self, described: Sequence[Json], name: str | None, inside: str, depth: int
     ) -> Iterator[Node]:
         """The elements of an array that are described one by one, or in runs.
 
@@ -174,8 +174,8 @@ class _Parser:
                 if node.array_len is None:
                     yield node
                     continue
+                self._count(inside, node.array_len)
                 for offset in range(node.array_len):
-                    self._count(inside)
                     yield node._replace(name=f"{name}[{index + offset}]", array_len=None)
             index += each.get("array_len", 1)
 
@@ -195,12 +195,13 @@ class _Parser:
             name = f"{name}[{_integer(node, 'index', inside)}]"
         if size * (array_len or 1) > SECTION_BYTES_MAX:
             raise wrong(inside, f"at most {SECTION_BYTES_MAX} bytes", f"{size} x {array_len}")
-        if kind in ("qtailq", "qlist", "gtree") and array_len is None:
-            elements = self._list(node, Node(name, kind, size), inside, depth)
-            return elements or (Node(name, kind, size),)
-        described = node.get("struct", node)
         inner: tuple[Node, ...] = ()
-        if isinstance(described, dict) and "fields" in described:
+        described = node.get("struct", node)
+        if kind in LIST_TYPES:
+            elements = self._list(node, Node(name, kind, size), inside, depth)
+            if elements and array_len is None:
+                return elements
+        elif isinstance(described, dict) and "fields" in described:
             inner = self._members(described, inside, depth + 1)
             if sum(each.total_bytes for each in inner) != size:
                 inner = ()  # only the size is true
@@ -243,13 +244,16 @@ class _Parser:
         head = SUBSECTION_HEAD_BYTES + len(name.encode("utf-8", "surrogatepass"))
         return Node(name, SUBSECTION, head + _sum(nodes, name), None, nodes, head)
 
-    def _count(self, inside: str) -> None:
-        self._nodes += 1
+    def _count(self, inside: str, nodes: int = 1) -> None:
+        self._nodes += nodes
         if self._nodes > NODES_MAX:
             raise wrong(inside, f"at most {NODES_MAX} fields", "more")
 
 
-_NAME = operator.methodcaller("get", "name")
+def _name(node: Json) -> str | None:
+    # What is no text is not compared: it may nest deeper than comparing can go.
+    name = node.get("name")
+    return name if isinstance(name, str) else None
 
 
 def _groups(node: Json) -> Iterator[Json]:
@@ -319,7 +323,8 @@ def _text(node: Json, key: str, inside: str) -> str:
 def _integer(node: Json, key: str, inside: str) -> int:
     found = node.get(key)
     if type(found) is not int or not 0 <= found <= SECTION_BYTES_MAX:
-        raise wrong(inside, f"0 to {SECTION_BYTES_MAX} as `{key}`", repr(found)[:40])
+        got = repr(found)[:40] if isinstance(found, int | float) else _kind(found)
+        raise wrong(inside, f"0 to {SECTION_BYTES_MAX} as `{key}`", got)
     return found
 
 

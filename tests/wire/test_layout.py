@@ -214,6 +214,16 @@ HOSTILE = [
     pytest.param(describe(uint("a", 1 << 20, array_len=1 << 20)), "at most 4294967296", id="array"),
     pytest.param(describe(*[uint("a", 1 << 31)] * 3), "at most 4294967296", id="sum"),
     pytest.param(describe(uint("a" * 2000)), "at most 1000 characters", id="name"),
+    pytest.param(
+        describe(uint("deep"), uint("deep")).replace(b'"deep"', b"[" * 900 + b"]" * 900),
+        "as `name`, got a list",
+        id="deep-names",
+    ),
+    pytest.param(
+        describe(uint("a")).replace(b'"size": 4', b'"size": ' + b"[" * 900 + b"]" * 900),
+        "as `size`, got a list",
+        id="deep-size",
+    ),
     pytest.param(describe(struct("a" * 999, 4, struct("b", 4, uint("c")))), "1000", id="path"),
 ]
 
@@ -252,6 +262,66 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner),
 )
+
+
+SIZES = st.sampled_from([0, 1, 2, 4, 5, 8, 1 << 32])
+NAMES = st.sampled_from(["a", "a", "b"])
+LEAVES = st.fixed_dictionaries(
+    {
+        "name": NAMES,
+        "type": st.sampled_from(["uint32", "timer", "nullptr", "buffer", "qtailq", "bool"]),
+        "size": SIZES,
+    },
+    optional={"array_len": st.sampled_from([0, 1, 3, 1 << 20]), "index": st.integers(0, 3)},
+)
+
+
+def structs(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    fields = st.lists(inner, max_size=4)
+    subsections = st.lists(
+        st.fixed_dictionaries({"vmsd_name": st.text(max_size=3), "fields": fields}), max_size=2
+    )
+    members = {"vmsd_name": st.just("v"), "fields": fields}
+    return st.builds(
+        lambda leaf, kind, struct: (
+            leaf
+            | {"type": kind, "size": total(struct)}
+            | (struct if kind == "tmp" else {"struct": struct})
+        ),
+        LEAVES,
+        st.sampled_from(["struct", "tmp", "qlist"]),
+        st.fixed_dictionaries(members, optional={"subsections": subsections}),
+    )
+
+
+def total(node: dict[str, Any]) -> int:
+    """Bytes of fields and subsections, often too few or many for what is made of them."""
+    size = sum(each["size"] * each.get("array_len", 1) for each in node["fields"])
+    inner = node.get("subsections", ())
+    return size + sum(6 + len(each["vmsd_name"].encode()) + total(each) for each in inner)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.recursive(LEAVES, structs, max_leaves=12), max_size=4))
+def test_whatever_is_described_the_fields_tile_the_section(described: list[Any]) -> None:
+    text = describe(*described)
+    try:
+        layout = Layout.parse(text)
+    except StreamError:
+        return
+    fields, end = layout.fields("dev", 0), 0
+    for field in fields:
+        assert field.start == end
+        assert field.end > end
+        end = field.end
+    assert end == layout.size("dev", 0) or len(fields) == vmdesc_module.FIELDS_MAX
+    spans = layout.spans("dev", 0)
+    assert len(spans) <= layout_module.SPANS_MAX
+    if end < 10_000:
+        said = values(fields, bytes(end))
+        arrays = [1 if field.array_len is None else field.array_len for field in fields]
+        assert [len(each) if isinstance(each, list) else 1 for each in said] == arrays
+        assert len(spans) == sum(arrays)
 
 
 @settings(max_examples=100, deadline=None)
