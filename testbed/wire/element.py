@@ -132,6 +132,16 @@ class RamTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedRam:
+    """Header of a block of mapped-ram; the offsets count from the file's first byte."""
+
+    version: int  # be32, 1
+    page_bytes: int  # be64, target page size
+    bitmap_offset: int  # be64
+    pages_offset: int  # be64, 1 MiB or a multiple
+
+
+@dataclass(frozen=True, slots=True)
 class RamBlock:
     """Entry of the block list: cstr idstr, be64 used_length, optional be64s."""
 
@@ -139,6 +149,31 @@ class RamBlock:
     used_bytes: int
     page_bytes: int | None = None  # only where it differs from the target page (hugepages)
     guest_physical_address: int | None = None  # x-ignore-shared
+    mapped: MappedRam | None = None  # mapped-ram
+
+
+@dataclass(frozen=True, slots=True)
+class MappedBitmap:
+    """Which pages of a block mapped-ram wrote: one bit each, 8-byte words of the host's order."""
+
+    block: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MappedPages:
+    """Pages of a block at their place in a mapped-ram file, from `offset_bytes` of the block on."""
+
+    block: str
+    offset_bytes: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MappedGap:
+    """Space between the regions of a mapped-ram file."""
+
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +288,9 @@ Value = (
     | RamPage
     | PageRun
     | RamMark
+    | MappedBitmap
+    | MappedPages
+    | MappedGap
     | Payload
     | LiveRecord
     | SectionFooter

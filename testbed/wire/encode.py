@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 from .element import (
     Command,
     Configuration,
@@ -9,6 +11,9 @@ from .element import (
     EndOfStream,
     FileHeader,
     LiveRecord,
+    MappedBitmap,
+    MappedGap,
+    MappedPages,
     Message,
     Opaque,
     PageRun,
@@ -29,6 +34,7 @@ from .structs import (
     COMMAND,
     FILE_HEADER,
     IDS,
+    MAPPED_RAM,
     MESSAGE,
     MULTIFD_DEVICE_STATE,
     MULTIFD_IDSTR_BYTES,
@@ -61,7 +67,15 @@ def encode(value: Value) -> bytes:
             return _ram_record(value)
         case SectionHeader():
             return _section_header(value)
-        case Payload(data) | LiveRecord(data=data) | MultifdPages(data=data) | MultifdPayload(data):
+        case (
+            Payload(data=data)
+            | LiveRecord(data=data)
+            | MappedBitmap(data=data)
+            | MappedPages(data=data)
+            | MappedGap(data=data)
+            | MultifdPages(data=data)
+            | MultifdPayload(data=data)
+        ):
             return data
         case MultifdInit() | MultifdPacket() | MultifdDeviceState():
             return _multifd(value)
@@ -145,9 +159,10 @@ def _ram_record(value: RamTotal | RamBlock | RamPage | RamMark) -> bytes:
     match value:
         case RamTotal(total_bytes):
             return U64.pack(total_bytes | RamFlag.MEM_SIZE)
-        case RamBlock(idstr, used_bytes, page_bytes, address):
+        case RamBlock(idstr, used_bytes, page_bytes, address, mapped):
             optional = [word for word in (page_bytes, address) if word is not None]
-            return _counted(idstr) + b"".join(map(U64.pack, (used_bytes, *optional)))
+            entry = _counted(idstr) + b"".join(map(U64.pack, (used_bytes, *optional)))
+            return entry if mapped is None else entry + MAPPED_RAM.pack(*astuple(mapped))
         case RamMark(flags):
             return U64.pack(flags)
         case RamPage(block, offset_bytes, flags, data):

@@ -12,6 +12,7 @@ from .element import (
     FileHeader,
     SectionType,
 )
+from .mapped import MappedFile
 from .ram import Ram
 from .reader import Emit, Reader, Story
 from .structs import FILE_HEADER, MAGIC, U32, VERSION
@@ -92,5 +93,7 @@ def _capabilities(reader: Reader, ram: Ram, start: int) -> Story[int]:
         length = yield from reader.u8(inside, skip=start + size)
         name = yield from reader.peek(length, inside, skip=start + size + 1)
         ram.has_addresses |= name == b"x-ignore-shared"
+        if name == b"mapped-ram":
+            ram.mapped = MappedFile()
         size += 1 + length
     return size

@@ -22,8 +22,9 @@ from .element import (
     RunElement,
 )
 from .error import StreamError
+from .mapped import MappedFile
 from .reader import Context, Emit, Reader, Story
-from .structs import U32, U64, XBZRLE, XBZRLE_ENCODING
+from .structs import MAPPED_RAM, U32, U64, XBZRLE, XBZRLE_ENCODING
 
 if TYPE_CHECKING:
     from .runs import Follower
@@ -64,6 +65,7 @@ class Ram:
     by_name: bool = False  # no list is known: any name is a block's
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
+    mapped: MappedFile | None = None  # mapped-ram: each page has its place in the file
 
     def set_page_bytes(self, page_bytes: int) -> bool:
         """Take over the target page size that the stream states; false if it cannot be one."""
@@ -235,6 +237,8 @@ class RamSection:
                     f"at most {BLOCKS_MAX} blocks of {total_bytes} bytes in all",
                     f"{len(self._ram.blocks)} blocks of {total_bytes - rest}",
                 )
+            if self._ram.mapped is not None:
+                yield from self._ram.mapped.regions(self._reader, self._emit, block)
 
     def _block(self, rest_bytes: int) -> Story[RamBlock]:
         reader, inside = self._reader, "block list"
@@ -244,13 +248,23 @@ class RamSection:
         idstr = yield from reader.peek(length, inside, skip=1)
         used_bytes = yield from reader.u64(inside, skip=1 + length)
         head = 1 + length + U64.size
-        extra = yield from self._extra(head, is_last=used_bytes >= rest_bytes)
+        extra: list[int] = []
+        mapped = None
+        if self._ram.mapped is None:
+            extra = yield from self._extra(head, is_last=used_bytes >= rest_bytes)
+        elif self._ram.has_addresses:
+            extra = [(yield from reader.u64(inside, skip=head))]
         size = head + U64.size * len(extra)
+        if self._ram.mapped is not None:
+            mapped = yield from self._ram.mapped.header(reader, self._ram.page_bytes, size)
+            size += MAPPED_RAM.size
         address = extra.pop() if self._ram.has_addresses and extra else None
         page_bytes = extra.pop() if extra else None
-        block = RamBlock(idstr.decode("latin-1"), used_bytes, page_bytes, address)
+        block = RamBlock(idstr.decode("latin-1"), used_bytes, page_bytes, address, mapped)
         self._ram.blocks[idstr] = block
-        shape = spans.ram_block(length, page_bytes is not None, address is not None)
+        shape = spans.ram_block(
+            length, page_bytes is not None, address is not None, mapped is not None
+        )
         self._emit(block, size, shape)
         return block
 

@@ -39,6 +39,14 @@ MULTIFD_DEVICE_STATE = fields(
 )
 
 
+MAPPED_RAM = (
+    ("mapped_ram_version", 4),
+    ("mapped_ram_page_size", 8),
+    ("bitmap_offset", 8),
+    ("pages_offset", 8),
+)
+
+
 @lru_cache(SHAPES_MAX)
 def configuration(machine: int) -> tuple[Span, ...]:
     """Of a configuration whose machine name has that many bytes."""
@@ -88,7 +96,7 @@ def vmdesc(text: int) -> tuple[Span, ...]:
 
 
 @lru_cache(SHAPES_MAX)
-def ram_block(idstr: int, page_size: bool, address: bool) -> tuple[Span, ...]:
+def ram_block(idstr: int, page_size: bool, address: bool, mapped: bool) -> tuple[Span, ...]:
     """Of an entry of the block list."""
     return fields(
         ("idstr_length", 1),
@@ -96,6 +104,7 @@ def ram_block(idstr: int, page_size: bool, address: bool) -> tuple[Span, ...]:
         ("used_length", 8),
         *((("page_size", 8),) if page_size else ()),
         *((("guest_physical_address", 8),) if address else ()),
+        *(MAPPED_RAM if mapped else ()),
     )
 
 

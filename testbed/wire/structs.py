@@ -10,6 +10,7 @@ IDS = Struct(">II")  # instance_id, version_id
 COMMAND = Struct(">BHH")  # type, command, length of the payload
 MESSAGE = Struct(">HH")  # type, length of the payload
 XBZRLE = Struct(">BH")  # encoding, length
+MAPPED_RAM = Struct(">IQQQ")  # version, page size, offsets in the file of bitmap and pages
 MULTIFD_INIT = Struct(">II16sB39s")  # magic, version, uuid, id, reserved
 MULTIFD_PACKET = Struct(">IIIIIIQI28s256s")  # magic, version, flags, ..., reserved, block
 MULTIFD_DEVICE_STATE = Struct(">III256sII")  # magic, version, flags, idstr, ...
