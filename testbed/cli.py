@@ -202,6 +202,7 @@ def doctor_command(qemu: tuple[str, ...]) -> None:
 @click.option("--diff", is_flag=True, help="Compare two streams by section and field.")
 @click.option("--ram-out", type=PATH, metavar="DIR", help="Put memory blocks together here.")
 @click.option("--return-path", metavar="FILE", help="A recording of the return path, too.")
+@click.option("--layout", type=PATH, help="What dump-layout wrote, for streams without vmdesc.")
 @click.option(
     "--channel",
     type=click.Choice(["main", "recovery", "multifd", "preempt", "return-path", "tls"]),
@@ -214,6 +215,7 @@ def decode_command(
     diff: bool,
     ram_out: Path | None,
     return_path: str | None,
+    layout: Path | None,
     channel: str | None,
 ) -> None:
     """Decode recorded migration streams: files, pipes (-), captures (pcap, pcapng), xz, gz.
@@ -221,7 +223,7 @@ def decode_command(
     Exit status: 0 whole, 1 cut short or damaged (--diff: they differ), 2 not readable.
     """
     from testbed.decode.channels import SourceError
-    from testbed.decode.show import Wanted, show, show_differences
+    from testbed.decode.show import Wanted, read_layout, show, show_differences
     from testbed.wire.identify import ChannelKind
 
     wanted = Wanted(
@@ -232,6 +234,8 @@ def decode_command(
     if not files or (diff and len(files) != 2):
         _usage("expected two FILEs to compare" if diff else "expected a FILE, or - for a pipe")
     try:
+        if layout is not None:
+            wanted = replace(wanted, learned=read_layout(layout))
         if diff:
             whole = show_differences(files[0], files[1], wanted)
         else:
@@ -239,6 +243,22 @@ def decode_command(
     except SourceError as error:
         _usage(error.what)
     sys.exit(0 if whole else EXIT_FAILED)
+
+
+@app.command("dump-layout")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def dump_layout_command(files: tuple[str, ...]) -> None:
+    """Write down the layout of the device sections of recorded streams, as JSON.
+
+    `decode --layout` reads it, for streams of the same machine that have no vmdesc: postcopy's.
+    """
+    from testbed.decode.channels import SourceError
+    from testbed.decode.show import learn
+
+    try:
+        click.echo(learn(files).to_json())
+    except SourceError as error:
+        _usage(error.what)
 
 
 def _loaded(paths: Sequence[Path]) -> list[Scenario]:

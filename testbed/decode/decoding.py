@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from testbed.wire import Layout, MainChannel, ReturnPath
+from testbed.wire import Layout, MainChannel, ReturnPath, StreamError
 from testbed.wire.channel import AFTER_THE_END, Channel
 from testbed.wire.element import (
     Element,
@@ -15,6 +16,7 @@ from testbed.wire.element import (
     SectionType,
 )
 from testbed.wire.identify import OpaqueChannel
+from testbed.wire.recut import recut
 
 from .channels import SourceChannel
 from .fields import DeviceState, device_item
@@ -25,8 +27,10 @@ from .reading import Batch, read
 
 PAGE_BYTES = 4096
 """Of targets whose channel does not say; x86's."""
-DEVICE_BYTES_MAX = 64 << 20
-"""Of device state that is kept for who asks for its fields."""
+KEPT_BYTES_MAX = 64 << 20
+"""Of what is kept of a stream: device state and what lies around it, 0.5 MB seen."""
+ELEMENT_BYTES = 200
+"""Of an element beside its bytes."""
 
 
 class Decoding:
@@ -55,6 +59,7 @@ class Decoding:
         self.fed_bytes = 0
         self._back = back
         self._fields = fields
+        self.kept: list[Element] = []  # all but memory, to be cut anew if it must
         self._kept_bytes = 0
         self._listeners: list[Callable[[Element], None]] = []
         self._itemisers = {
@@ -104,11 +109,10 @@ class Decoding:
             case Opaque(why=why) if why != AFTER_THE_END and self.broken is None:
                 if not isinstance(self.parser, OpaqueChannel):
                     self.broken = why
-            case Payload(data) if self._fields is not None and _is_full(element.section):
-                assert element.section is not None
-                self._kept_bytes += len(data)
-                if self._kept_bytes <= DEVICE_BYTES_MAX:
-                    self.devices.append(DeviceState(element.section, element.offset, data))
+            case _ if element.section is None or _is_full(element.section):
+                self._kept_bytes += len(element.raw) + ELEMENT_BYTES
+                if self._kept_bytes <= KEPT_BYTES_MAX:
+                    self.kept.append(element)
 
     def _described(self) -> dict[str, Any]:
         """What the parser made of the vmdesc that has just come."""
@@ -120,17 +124,40 @@ class Decoding:
             "corrections": len(self.parser.corrections),
         }
 
-    def _summary(self) -> Iterator[Item]:
+    def _devices(self) -> Iterator[Item]:
+        """The sections cut anew where the vmdesc denies the first cut, and the fields asked for."""
+        if isinstance(self.parser, MainChannel) and self.parser.corrections:
+            for text in self.parser.corrections:
+                yield Item("correction", facts={"why": text})
+            yield from self._recut()
+        self.devices = [
+            DeviceState(element.section, element.offset, element.value.data)
+            for element in self.kept
+            if isinstance(element.value, Payload) and element.section is not None
+        ]
         for state in self.devices:
-            if state.matches(self._fields or ""):
+            if self._fields is not None and state.matches(self._fields):
                 yield device_item(state, self.layout)
+
+    def _recut(self) -> Iterator[Item]:
+        try:
+            self.kept = recut(self.kept)
+        except StreamError as error:
+            yield Item("correction", facts={"why": f"cannot be cut anew: {error}"})
+            return
+        itemiser = Itemiser(Memory())
+        for element in self.kept:
+            for item in itemiser.items(element):
+                if item.kind == "section":
+                    yield replace(item, kind="section-recut")
+
+    def _summary(self) -> Iterator[Item]:
+        yield from self._devices()
         for name, counts in self.memory.blocks.items():
             if counts.pages:
                 yield Item("memory", facts={"block": name, **counts.facts()})
-        parser = self.parser
-        if isinstance(parser, MainChannel):
-            for text in parser.corrections:
-                yield Item("correction", facts={"why": text})
+        if isinstance(self.parser, MainChannel) and self.parser.refused is not None:
+            yield Item("layout-refused", facts={"why": self.parser.refused})
         facts: dict[str, Any] = {"bytes": self.fed_bytes, "whole": self.broken is None}
         if self.broken is not None:
             facts["why"] = self.broken

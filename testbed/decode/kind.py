@@ -5,6 +5,7 @@ from __future__ import annotations
 from testbed.wire import MainChannel, ReturnPath
 from testbed.wire.channel import Channel
 from testbed.wire.identify import FIRST_BYTES, ChannelKind, OpaqueChannel, channel_of
+from testbed.wire.learned import LearnedLayout
 from testbed.wire.multifd import MultifdChannel
 from testbed.wire.preempt import PreemptChannel
 from testbed.wire.structs import FILE_HEADER, MAGIC, VERSION
@@ -32,17 +33,21 @@ def kind_of(first: bytes, name: str) -> ChannelKind:
     )
 
 
-def parser_for(kind: ChannelKind, *, in_runs: bool = False) -> Channel:
+def parser_for(
+    kind: ChannelKind, *, in_runs: bool = False, learned: LearnedLayout | None = None
+) -> Channel:
     """A new parser.
 
     Args:
         kind: of the channel.
         in_runs: pages come in runs where the parser can do that.
+        learned: a layout of device sections where no vmdesc comes.
     """
     match kind:
         case ChannelKind.MAIN | ChannelKind.RECOVERY:
             runs_after = RUNS_AFTER if in_runs else None
-            return MainChannel(runs_after=runs_after, recovery=kind is ChannelKind.RECOVERY)
+            recovery = kind is ChannelKind.RECOVERY
+            return MainChannel(runs_after=runs_after, recovery=recovery, learned=learned)
         case ChannelKind.RETURN_PATH:
             return ReturnPath()
         case ChannelKind.PREEMPT:

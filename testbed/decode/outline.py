@@ -12,6 +12,7 @@ UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 RANGES_SHOWN_MAX = 3
 VALUES_SHOWN_MAX = 16
 TEXT_SHOWN_MAX = 64
+SUFFIXES = {"section-cut": "  -- cut short", "section-recut": "  -- as the vmdesc says"}
 HEX_FROM = 9
 """Numbers above it are shown in hex, too."""
 Facts = Mapping[str, Any]
@@ -94,7 +95,7 @@ def _lines(item: Item) -> Iterator[str]:
     match item.kind:
         case "channel":
             yield f"{facts['name']}: {facts['kind']} channel"
-        case "section" | "section-cut":
+        case "section" | "section-cut" | "section-recut":
             yield _line(item, _section(item))
             for block in facts.get("blocks") or ():
                 yield f"{'':{PLACE}}  {_block(block)}"
@@ -195,7 +196,7 @@ def _section(item: Item) -> str:
     if "total_bytes" in facts:
         words.append(f"block list of {size(facts['total_bytes'])}")
     text = ", ".join(words) + _pages(facts.get("pages", 0), facts.get("zero", 0))
-    return f"{text}  -- cut short" if item.kind == "section-cut" else text
+    return f"{text}{SUFFIXES.get(item.kind, '')}"
 
 
 def _pages(pages: int, zero: int) -> str:
@@ -240,6 +241,8 @@ WORDS: Mapping[str, Callable[[Facts], str]] = {
     "vmdesc": lambda facts: f"vmdesc: {_vmdesc(facts)}",
     "multifd-init": lambda facts: f"multifd channel {facts['channel']}, version 1",
     "multifd-packet": lambda facts: _packet(facts),
+    "correction": lambda facts: f"correction: {facts['why']}",
+    "layout-refused": lambda facts: f"the layout was not used: {facts['why']}",
     "opaque": lambda facts: f"?? {facts['why']}",
 }
 """What people are told of an item of that kind."""

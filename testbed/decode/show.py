@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from mmap import mmap
 from pathlib import Path
 
-from testbed.wire import ReturnPath
+from testbed.wire import MainChannel, ReturnPath, StreamError
 from testbed.wire.identify import FIRST_BYTES, ChannelKind
+from testbed.wire.learned import LEARNED_BYTES_MAX, LearnedLayout
 
-from .channels import Chunk, SourceChannel
+from .channels import Chunk, SourceChannel, SourceError
 from .decoding import Decoding
 from .differ import Profile, differences
 from .item import Item
@@ -34,6 +35,43 @@ class Wanted:
     return_path: str | None = None  # a recording of it
     ram_out: Path | None = None
     fields: str | None = None  # a pattern of device sections
+    learned: LearnedLayout | None = None  # for streams without a vmdesc
+
+
+def read_layout(path: Path) -> LearnedLayout:
+    """The layout that `learn` wrote down.
+
+    Raises:
+        SourceError: there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            return LearnedLayout.from_json(file.read(LEARNED_BYTES_MAX + 1))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    except StreamError as error:
+        raise SourceError(f"{path}: no layout that `dump-layout` wrote: {error}") from error
+
+
+def learn(paths: Sequence[str]) -> LearnedLayout:
+    """The layout of the device sections of all these streams, which are of one machine.
+
+    Raises:
+        SourceError: one cannot be read, or has no vmdesc, or is of another machine.
+    """
+    learned: LearnedLayout | None = None
+    for path in paths:
+        with open_source(path) as source:
+            decoding = Decoding(source.channels[0], MainChannel(runs_after=0))
+            for _ in decoding.items():
+                pass
+            try:
+                found = LearnedLayout.of(decoding.kept)
+                learned = found if learned is None else learned.merge(found)
+            except StreamError as error:
+                raise SourceError(f"{path}: no layout can be learned from it: {error}") from error
+    assert learned is not None, "no path"
+    return learned
 
 
 def show(path: str, wanted: Wanted) -> bool:
@@ -72,7 +110,7 @@ def _profile(path: str, wanted: Wanted) -> Profile:
     with open_source(path) as source:
         first, channel = headed(source.channels[0])
         kind = wanted.kind or kind_of(first, channel.name)
-        parser = parser_for(kind, in_runs=True)
+        parser = parser_for(kind, in_runs=True, learned=wanted.learned)
         with progress(channel.name, channel.total_bytes) as tell:
             decoding = Decoding(channel, parser, fields="*")
             decoding.listen(lambda _: tell(decoding.fed_bytes))
@@ -86,7 +124,7 @@ def _show(channel: SourceChannel, wanted: Wanted) -> bool:
     in_runs = wanted.ram_out is None or mapped is not None
     decoding = Decoding(
         channel,
-        parser_for(kind, in_runs=in_runs),
+        parser_for(kind, in_runs=in_runs, learned=wanted.learned),
         None if channel.return_path is None else ReturnPath(),
         fields=wanted.fields,
     )
