@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from testbed.wire.element import (
     Payload,
     SectionHeader,
     SectionType,
+    VmDescription,
 )
 from testbed.wire.identify import OpaqueChannel
 from testbed.wire.recut import recut
@@ -109,10 +110,10 @@ class Decoding:
             case Opaque(why=why) if why != AFTER_THE_END and self.broken is None:
                 if not isinstance(self.parser, OpaqueChannel):
                     self.broken = why
-            case _ if element.section is None or _is_full(element.section):
-                self._kept_bytes += len(element.raw) + ELEMENT_BYTES
-                if self._kept_bytes <= KEPT_BYTES_MAX:
-                    self.kept.append(element)
+        if element.section is None or _is_full(element.section):
+            self._kept_bytes += len(element.raw) + ELEMENT_BYTES
+            if self._kept_bytes <= KEPT_BYTES_MAX:
+                self.kept.append(element)
 
     def _described(self) -> dict[str, Any]:
         """What the parser made of the vmdesc that has just come."""
@@ -126,10 +127,12 @@ class Decoding:
 
     def _devices(self) -> Iterator[Item]:
         """The sections cut anew where the vmdesc denies the first cut, and the fields asked for."""
-        if isinstance(self.parser, MainChannel) and self.parser.corrections:
+        layout = self.layout
+        if isinstance(self.parser, MainChannel):
             for text in self.parser.corrections:
                 yield Item("correction", facts={"why": text})
-            yield from self._recut()
+            if self.parser.corrections or self.broken is not None:
+                layout = yield from self._recut()
         self.devices = [
             DeviceState(element.section, element.offset, element.value.data)
             for element in self.kept
@@ -137,19 +140,28 @@ class Decoding:
         ]
         for state in self.devices:
             if self._fields is not None and state.matches(self._fields):
-                yield device_item(state, self.layout)
+                yield device_item(state, layout)
 
-    def _recut(self) -> Iterator[Item]:
+    def _recut(self) -> Generator[Item, None, Layout | None]:
+        """Let the true vmdesc have the last word, if there is one: what it says."""
+        if self._kept_bytes > KEPT_BYTES_MAX:
+            return self.layout
         try:
-            self.kept = recut(self.kept)
-        except StreamError as error:
-            yield Item("correction", facts={"why": f"cannot be cut anew: {error}"})
-            return
+            elements = recut(self.kept)
+        except StreamError:
+            return self.layout
+        if self.broken is not None:
+            yield Item("correction", facts={"why": f"a payload imitated a section: {self.broken}"})
+        self.kept, self.broken = elements, None
         itemiser = Itemiser(Memory())
-        for element in self.kept:
+        text = b""
+        for element in elements:
+            if isinstance(element.value, VmDescription):
+                text = element.value.text
             for item in itemiser.items(element):
                 if item.kind == "section":
                     yield replace(item, kind="section-recut")
+        return Layout.parse(text)
 
     def _summary(self) -> Iterator[Item]:
         yield from self._devices()

@@ -7,7 +7,7 @@ blocks. Device state may be asked for: then its sections are kept, up to a bound
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from testbed.wire.element import (
@@ -18,6 +18,9 @@ from testbed.wire.element import (
     Element,
     EndOfStream,
     FileHeader,
+    LiveRecord,
+    MappedBitmap,
+    MappedPages,
     Message,
     Opaque,
     PageRun,
@@ -61,6 +64,8 @@ class _Section:
     total_bytes: int | None = None  # of the block list
     blocks: list[dict[str, Any]] | None = None
     marks: int = 0  # MULTIFD_FLUSH, HOOK
+    mapped_bytes: int = 0  # of pages at their place in a mapped-ram file
+    records: dict[str, int] = field(default_factory=dict)  # of a live section, by kind
 
 
 class Itemiser:
@@ -211,6 +216,12 @@ class Itemiser:
                 self.memory.add(block, self.page_bytes)
                 if section.blocks is not None and len(section.blocks) < BLOCKS_TOLD_MAX:
                     section.blocks.append(_block(block))
+            case MappedBitmap():
+                self.memory.add(value, self.page_bytes)
+            case MappedPages(data=data):
+                section.mapped_bytes += len(data)
+            case LiveRecord(kind):
+                section.records[kind] = section.records.get(kind, 0) + 1
             case RamMark(flags):
                 if flags is RamFlag.EOS:
                     return
@@ -234,8 +245,9 @@ class Itemiser:
         if pages != section.pages_before[0]:
             facts["pages"] = pages - section.pages_before[0]
             facts["zero"] = zero - section.pages_before[1]
-        if section.marks:
-            facts["marks"] = section.marks
+        for name in ("marks", "mapped_bytes", "records"):
+            if found := getattr(section, name):
+                facts[name] = found
         return Item("section", section.offset, end - section.offset, facts, section.in_package)
 
     def _left(self, end: int, *, whole: bool) -> Iterator[Item]:
@@ -257,6 +269,9 @@ def _block(block: RamBlock) -> dict[str, Any]:
         facts["page_bytes"] = block.page_bytes
     if block.guest_physical_address is not None:
         facts["guest_physical_address"] = block.guest_physical_address
+    if block.mapped is not None:
+        facts["bitmap_offset"] = block.mapped.bitmap_offset
+        facts["pages_offset"] = block.mapped.pages_offset
     return facts
 
 

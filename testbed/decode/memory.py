@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
+from testbed.wire.element import MappedBitmap, PageRun, RamBlock, RamFlag, RamPage
 from testbed.wire.packet import MultifdPacket
 
 FLAGS = {
@@ -52,6 +52,13 @@ class BlockCounts:
         for offset in sorted((*normal, *zero)):
             self._moved(offset, page_bytes)
             self._last = offset
+
+    def bitmap(self, bits: int) -> None:
+        """Count the pages of a mapped-ram file, one bit each; those that lack are zero."""
+        self.pages += bits.bit_count()
+        self.data += bits.bit_count()
+        self.runs += (bits & ~(bits << 1)).bit_count()
+        self.passes += 1
 
     def run(self, run: PageRun) -> None:
         """Count the records of a run."""
@@ -116,6 +123,11 @@ class Memory:
                     self._block(value.block).packet(normal, zero, page_bytes)
                 self.pages += len(normal) + len(zero)
                 self.zero += len(zero)
+            case MappedBitmap(block=block):
+                counts = self._block(block)
+                before = counts.pages
+                counts.bitmap(value.bits)
+                self.pages += counts.pages - before
             case RamBlock():
                 self._block(value.idstr).used_bytes = value.used_bytes
 

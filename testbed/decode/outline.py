@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .item import RETURN_PATH, Item
@@ -27,6 +29,8 @@ class Outline:
         self._group: tuple[object, ...] | None = None
         self._first = self._last = Item("")
         self._count = self._pages = self._zero = 0
+        self._records: Counter[str] = Counter()
+        self._sections: dict[str, None] = {}  # whose turns alternate: block, ram
 
     def lines(self, item: Item) -> Iterator[str]:
         """The lines of an item, and of the row that ended with it."""
@@ -42,27 +46,31 @@ class Outline:
         self._count += 1
         self._pages += item.facts.get("pages", 0)
         self._zero += item.facts.get("zero", 0)
+        self._sections[item.facts.get("idstr", "")] = None
+        self._records.update(item.facts.get("records", {}))
 
     def rest(self) -> Iterator[str]:
         """The line that was held back."""
         if self._group is None:
             return
-        pages = _pages(self._pages, self._zero)
+        counts = _counts(self._pages, self._zero, self._records)
         if self._first.kind == "section":
             many = f"{self._count} " if self._count > 1 else ""
-            words = f"{many}PART {self._first.facts['idstr']}{pages}"
+            words = f"{many}PART {', '.join(self._sections)}{counts}"
         else:
-            words = f"{_many(self._count, 'multifd packet')}{pages}"
+            words = f"{_many(self._count, 'multifd packet')}{counts}"
         length = _end(self._last) - (self._first.offset or 0)
         yield _line(self._first, words, length=length)
         self._group = None
         self._count = self._pages = self._zero = 0
+        self._records.clear()
+        self._sections.clear()
 
 
 def _group(item: Item) -> tuple[object, ...] | None:
     """What items in a row have in common that are one line together; None: a line of its own."""
     if item.kind == "section" and item.facts["type"] == "PART":
-        return "PART", item.facts["section_id"]
+        return ("PART",)
     if item.kind == "multifd-packet" and not item.facts["flags"]:
         return ("packets",)
     return None
@@ -164,13 +172,13 @@ def _vmdesc(facts: Facts) -> str:
 
 def _packet(facts: Facts) -> str:
     flags = " ".join(facts["flags"])
-    return f"multifd packet {flags}{_pages(facts.get('pages', 0), facts.get('zero', 0))}"
+    return f"multifd packet {flags}{_counts(facts.get('pages', 0), facts.get('zero', 0))}"
 
 
 def _memory(facts: Facts) -> str:
     used = facts["used_bytes"]
     counts = [f"{facts[name]} {name}" for name in KINDS if facts.get(name)]
-    words = [f"{facts['pages']} pages ({', '.join(counts)})"]
+    words = [f"{_many(facts['pages'], 'page')} ({', '.join(counts)})"]
     words += [_many(facts["runs"], "run"), _many(facts["passes"], "pass", "es")]
     of = "" if used is None else f" of {size(used)}"
     return f"memory {facts['block']}{of}: {', '.join(words)}"
@@ -195,18 +203,24 @@ def _section(item: Item) -> str:
         words += [f"section {facts['section_id']}", f"version {facts['version']}"]
     if "total_bytes" in facts:
         words.append(f"block list of {size(facts['total_bytes'])}")
-    text = ", ".join(words) + _pages(facts.get("pages", 0), facts.get("zero", 0))
-    return f"{text}{SUFFIXES.get(item.kind, '')}"
+    counts = _counts(facts.get("pages", 0), facts.get("zero", 0), facts.get("records", {}))
+    if "mapped_bytes" in facts:
+        counts += f", {size(facts['mapped_bytes'])} in place"
+    return f"{', '.join(words)}{counts}{SUFFIXES.get(item.kind, '')}"
 
 
-def _pages(pages: int, zero: int) -> str:
-    return f": {pages} pages, {zero} zero" if pages else ""
+def _counts(pages: int, zero: int, records: Mapping[str, int] = MappingProxyType({})) -> str:
+    words = [_many(pages, "page"), f"{zero} zero"] if pages else []
+    words += [f"{count} {kind}" for kind, count in records.items()]
+    return f": {', '.join(words)}" if words else ""
 
 
 def _block(block: dict[str, Any]) -> str:
     extra = [f"page size {size(block['page_bytes'])}"] if "page_bytes" in block else []
     if "guest_physical_address" in block:
         extra.append(f"at {block['guest_physical_address']:#x}")
+    if "pages_offset" in block:
+        extra.append(f"pages from {block['pages_offset']:#x}")
     return ", ".join([f"{block['idstr']}  {size(block['used_bytes'])}", *extra])
 
 

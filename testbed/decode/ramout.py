@@ -11,7 +11,15 @@ from types import TracebackType
 from urllib.parse import quote
 
 from testbed.wire import xbzrle
-from testbed.wire.element import Element, PageRun, RamBlock, RamFlag, RamPage
+from testbed.wire.element import (
+    Element,
+    MappedBitmap,
+    MappedPages,
+    PageRun,
+    RamBlock,
+    RamFlag,
+    RamPage,
+)
 
 from .channels import SourceError
 
@@ -32,6 +40,7 @@ class RamOut:
         self._data = data
         self._files: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._mapped: dict[str, int] = {}  # bits of mapped-ram: which of a block's pages are there
         self.unread = 0  # pages whose encoding is broken: they stay as they were
 
     def __enter__(self) -> RamOut:
@@ -64,6 +73,10 @@ class RamOut:
                     self._run(run, element.offset)
                 case RamPage() as page:
                     self._page(page, page_bytes)
+                case MappedBitmap(block=block) as bitmap:
+                    self._mapped[block] = bitmap.bits
+                case MappedPages() as pages:
+                    self._pages(pages, page_bytes)
         except OSError as error:
             raise SourceError(f"{self._folder}: cannot be written: {error.strerror}") from error
 
@@ -109,6 +122,14 @@ class RamOut:
                 self._clear(run.block, offset, size)
             else:
                 self._put(run.block, offset, view[at + start : at + start + size])
+
+    def _pages(self, pages: MappedPages, page_bytes: int) -> None:
+        """What the bitmap does not name was never written; the file may have anything there."""
+        view, block, begin = memoryview(pages.data), pages.block, pages.offset_bytes
+        count = len(pages.data) // page_bytes
+        here = self._mapped.get(block, 0) >> begin // page_bytes
+        for start in (index * page_bytes for index in range(count) if here >> index & 1):
+            self._put(block, begin + start, view[start : start + page_bytes])
 
     def _page(self, page: RamPage, page_bytes: int) -> None:
         if page.flags & RamFlag.PAGE:

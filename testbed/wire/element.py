@@ -159,6 +159,11 @@ class MappedBitmap:
     block: str
     data: bytes
 
+    @property
+    def bits(self) -> int:
+        """Bit N is page N, if the host was little-endian."""
+        return int.from_bytes(self.data, "little")
+
 
 @dataclass(frozen=True, slots=True)
 class MappedPages:

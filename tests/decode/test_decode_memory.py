@@ -113,3 +113,21 @@ def test_any_bytes_are_a_page_or_an_error(page: bytes, data: bytes) -> None:
     except xbzrle.XbzrleError:
         return
     assert len(made) == len(page)
+
+
+def test_a_mapped_ram_file_has_the_pages_that_its_bitmaps_name(tmp_path: Path) -> None:
+    data = bytearray(recorded("qemu10.0-mapped-ram.c0.fwd"))
+    tables = {
+        "pc.ram": 0x100000,
+        "%2From@etc%2Facpi%2Ftables": 0x600000,
+        "%2From@etc%2Ftable-loader": 0x900000,
+    }
+    data[0x100000:0x100005] = b"stale"  # of an earlier use of the file: no bit names it
+    stream = tmp_path / "stream"
+    stream.write_bytes(data)
+    assert show(str(stream), Wanted(ram_out=tmp_path / "ram"))
+    for name, at in tables.items():
+        content = (tmp_path / "ram" / f"{name}.ram").read_bytes()
+        expected = data[at : at + len(content)]
+        assert content == (bytes(len(content)) if name == "pc.ram" else expected)
+        assert any(content) == (name != "pc.ram")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire_helpers import DATA, ram_part, recorded
+from wire_helpers import DATA, device, head, ram_part, ram_start, recorded, vmdesc
 
-from testbed.decode.show import Wanted, show
-from testbed.wire import MainChannel
-from testbed.wire.element import RamFlag, RamPage
+from testbed.decode.channels import SourceError
+from testbed.decode.show import Wanted, learn, read_layout, show
+from testbed.wire import LearnedLayout, MainChannel
+from testbed.wire.element import RamFlag, RamPage, SectionType
+from testbed.wire.identify import ChannelKind
 
 PRECOPY = "qemu7.2-precopy.c0.fwd"
 POSTCOPY = "qemu10.0-postcopy.c0.fwd"
@@ -179,3 +181,136 @@ def test_without_a_vmdesc_a_section_s_bytes_are_shown(decoded) -> None:
     (item,) = [item for item in map(json.loads, lines) if item["item"] == "device"]
     assert item["why"] == "no vmdesc tells its fields"
     assert len(bytes.fromhex(item["bytes"])) == item["length"] == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "qemu7.2-block.c0.fwd",
+            "0x000000001a          32  START block, section 1, version 1: 1 EOS",
+        ),
+        (
+            "qemu7.2-block.c0.fwd",
+            "0x00000000e4     3194391  1454 PART block, ram: 1106 pages, 1103 zero, 7 PROGRESS, "
+            "3 DEVICE_BLOCK, 727 EOS, 5 ZERO_BLOCK",
+        ),
+        (
+            "qemu7.2-dirty-bitmaps.c0.fwd",
+            "0x00000000c9          93  START dirty-bitmap, section 3, version 1: 3 START, 1 EOS",
+        ),
+    ],
+)
+def test_a_live_section_is_told_by_its_records(decoded, name: str, line: str) -> None:
+    whole, lines = decoded(DATA / f"{name}.bin.xz")
+    assert whole
+    assert line in lines
+
+
+def test_a_mapped_ram_file_is_told_by_its_bitmaps(decoded) -> None:
+    whole, lines = decoded(DATA / "qemu10.0-mapped-ram.c0.fwd.bin.xz")
+    assert whole
+    (start,) = [line for line in lines if "START ram" in line]
+    assert start.endswith("block list of 4.32 MiB: 4 pages, 0 zero, 4.32 MiB in place")
+    assert f"{'':28}pc.ram  4 MiB, pages from 0x100000" in lines
+    memory = "memory /rom@etc/acpi/tables of 128 KiB: 2 pages (2 data), 1 run, 1 pass"
+    assert f"{'':26}{memory}" in lines
+
+
+def test_multifd_packets_in_a_row_are_one_line(decoded) -> None:
+    whole, lines = decoded(DATA / "qemu10.0-multifd.c1.fwd.bin.xz")
+    assert whole
+    assert lines[0].endswith(": multifd channel")
+    assert lines[1] == "0x0000000000          64  multifd channel 0, version 1"
+    assert any("multifd packets: " in line and "pages, " in line for line in lines)
+
+
+def test_a_preempt_channel_has_records_alone(decoded) -> None:
+    whole, lines = decoded(DATA / "qemu7.2-preempt.c1.fwd.bin.xz", kind=ChannelKind.PREEMPT)
+    assert whole
+    assert lines[0].endswith(": preempt channel")
+    assert lines[1:] == ["0x0000000000           8  record flags EOS", "whole: 8 bytes"]
+
+
+FOOTER = bytes.fromhex("7e00000000")
+FORGED = [
+    # In place of the true section; and one that the true stream then does not fit.
+    b"state" + FOOTER + bytes.fromhex("0400000001 06") + b"serial" + bytes(7) + b"\1tail",
+    b"state" + FOOTER + device(9, "forged", b"x") + b" more",
+]
+
+
+@pytest.mark.parametrize("payload", FORGED)
+def test_sections_that_the_vmdesc_denies_are_told_again_as_it_has_them(
+    decoded, stream, payload: bytes
+) -> None:
+    payloads = {"timer": payload, "serial": b"FIFO"}
+    sections = [device(number, *each) for number, each in enumerate(payloads.items())]
+    told = vmdesc(*((idstr, 0, len(data)) for idstr, data in payloads.items()))
+    data = head() + ram_start() + ram_part(kind=SectionType.END) + b"".join(sections) + told
+    whole, lines = decoded(stream(data), fields="*")
+    assert whole
+    assert any("correction: " in line for line in lines)
+    again = [line.split()[1:4] for line in lines if line.endswith("  -- as the vmdesc says")]
+    lengths = [str(len(section)) for section in sections]
+    assert again == [[lengths[0], "FULL", "timer,"], [lengths[1], "FULL", "serial,"]]
+    devices = [line for line in lines if "  payload of" in line]
+    assert [line.split()[1] for line in devices] == [f"{len(each)}" for each in payloads.values()]
+    assert not any("no vmdesc tells" in line for line in lines)
+
+
+@pytest.fixture
+def layout_of_precopy(tmp_path: Path) -> LearnedLayout:
+    path = tmp_path / "layout.json"
+    path.write_bytes(learn([str(DATA / "qemu10.0-precopy.c0.fwd.bin.xz")]).to_json())
+    return read_layout(path)
+
+
+def test_a_learned_layout_names_the_fields_of_postcopy(decoded, layout_of_precopy) -> None:
+    path = DATA / f"{POSTCOPY}.bin.xz"
+    whole, lines = decoded(path, fields="timer", learned=layout_of_precopy)
+    assert whole
+    at = next(index for index, line in enumerate(lines) if "payload of timer" in line)
+    assert lines[at + 1].split()[2:4] == ["cpu_ticks_offset:", "int64"]
+    assert not any("layout was not used" in line for line in lines)
+
+
+def test_a_layout_of_another_machine_is_not_used(decoded, layout_of_precopy) -> None:
+    path = DATA / "qemu7.2-postcopy.c0.fwd.bin.xz"
+    whole, lines = decoded(path, fields="timer", learned=layout_of_precopy)
+    assert whole
+    (line,) = [line for line in lines if "the layout was not used: " in line]
+    assert "pc-i440fx-10.0" in line
+    assert "pc-i440fx-7.2" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"{", "no layout that `dump-layout` wrote: "),
+        (b"\xff", "no layout that `dump-layout` wrote: "),
+        (b"[]", "no layout that `dump-layout` wrote: "),
+    ],
+)
+def test_what_is_no_layout_is_said(tmp_path: Path, content: bytes | None, what: str) -> None:
+    path = tmp_path / "layout.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError) as raised:
+        read_layout(path)
+    assert str(raised.value).startswith(f"{path}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("streams", "why"),
+    [
+        (["qemu7.2-postcopy.c0.fwd"], "expected a vmdesc to learn from, got none"),
+        (["qemu7.2-precopy.c0.fwd", "qemu10.0-precopy.c0.fwd"], "pc-i440fx-10.0"),
+        (["qemu7.2-postcopy.c0.ret"], "expected a vmdesc to learn from, got none"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_is_said(streams: list[str], why: str) -> None:
+    with pytest.raises(SourceError, match=why) as raised:
+        learn([str(DATA / f"{name}.bin.xz") for name in streams])
+    assert streams[-1] in str(raised.value)
