@@ -109,7 +109,7 @@ def walk(path: Path) -> tuple[float, int]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         began = time.perf_counter()
         pages = 0
-        for batch in read(SourceChannel(str(path), len(data), data), MainChannel(runs_after=0)):
+        for batch in read(SourceChannel(str(path), len(data), data), MainChannel(in_runs=True)):
             for element in batch.elements:
                 if isinstance(element, RunElement):
                     pages += len(element.value.records)

@@ -223,7 +223,7 @@ def decode_command(
     Exit status: 0 whole, 1 cut short or damaged (--diff: they differ), 2 not readable.
     """
     from testbed.decode.channels import SourceError
-    from testbed.decode.show import Wanted, read_layout, show, show_differences
+    from testbed.decode.show import Wanted, read_layout, show
     from testbed.wire.identify import ChannelKind
 
     wanted = Wanted(
@@ -237,6 +237,8 @@ def decode_command(
         if layout is not None:
             wanted = replace(wanted, learned=read_layout(layout))
         if diff:
+            from testbed.decode.differ import show_differences
+
             whole = show_differences(files[0], files[1], wanted)
         else:
             whole = all([show(path, wanted) for path in files])

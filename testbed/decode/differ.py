@@ -7,6 +7,7 @@ higher versions, the same blocks. The texts are those of QEMU `migration/savevm.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,11 @@ from testbed.wire.fields import values
 from .decoding import Decoding
 from .fields import DeviceState
 from .item import Item
+from .kind import kind_of, parser_for
 from .outline import size
+from .progress import progress
+from .show import Wanted, headed
+from .sources import open_source
 
 FIELDS_SHOWN_MAX = 20
 """Of one section that differ."""
@@ -175,3 +180,26 @@ def _from(text: str, at: int) -> str:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
+
+
+def show_differences(path_a: str, path_b: str, wanted: Wanted) -> bool:
+    """Print where two streams differ; true if they do not.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    found = list(differences(_profile(path_a, wanted), _profile(path_b, wanted)))
+    sys.stdout.write(f"A {path_a}\nB {path_b}\n")
+    sys.stdout.write("".join(f"{line}\n" for line in found or ["no difference"]))
+    return not found
+
+
+def _profile(path: str, wanted: Wanted) -> Profile:
+    with open_source(path) as source:
+        first, channel = headed(source.channels[0])
+        kind = wanted.kind or kind_of(first, channel.name)
+        parser = parser_for(kind, in_runs=True, learned=wanted.learned)
+        with progress(channel.name, channel.total_bytes) as tell:
+            decoding = Decoding(channel, parser, fields="*")
+            decoding.listen(lambda _: tell(decoding.fed_bytes))
+            return Profile.of(path, decoding)

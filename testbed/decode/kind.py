@@ -12,9 +12,6 @@ from testbed.wire.structs import FILE_HEADER, MAGIC, VERSION
 
 from .channels import SourceError
 
-RUNS_AFTER = 8192
-"""Pages that come one by one first: a small stream is read sooner without numpy."""
-
 
 def kind_of(first: bytes, name: str) -> ChannelKind:
     """The kind of a channel that begins so.
@@ -45,9 +42,8 @@ def parser_for(
     """
     match kind:
         case ChannelKind.MAIN | ChannelKind.RECOVERY:
-            runs_after = RUNS_AFTER if in_runs else None
             recovery = kind is ChannelKind.RECOVERY
-            return MainChannel(runs_after=runs_after, recovery=recovery, learned=learned)
+            return MainChannel(in_runs=in_runs, recovery=recovery, learned=learned)
         case ChannelKind.RETURN_PATH:
             return ReturnPath()
         case ChannelKind.PREEMPT:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from testbed.wire.element import MappedBitmap, PageRun, RamBlock, RamFlag, RamPage
 from testbed.wire.packet import MultifdPacket
+from testbed.wire.runs import offsets_bytes, zeros
 
 FLAGS = {
     "zero": RamFlag.ZERO,
@@ -62,20 +64,16 @@ class BlockCounts:
 
     def run(self, run: PageRun) -> None:
         """Count the records of a run."""
-        import numpy as np
-
-        from testbed.wire.runs import offsets_bytes, zeros  # not for streams that have none
-
-        offsets = offsets_bytes(run).astype(np.int64)
-        zero = int(np.count_nonzero(zeros(run)))
+        offsets, zero, size = offsets_bytes(run), zeros(run), run.page_bytes
         self.pages += len(offsets)
         self.zero += zero
         self.data += len(offsets) - zero
-        self._moved(int(offsets[0]), run.page_bytes)
-        steps = np.diff(offsets)
-        self.runs += int(np.count_nonzero(steps != run.page_bytes))
-        self.passes += int(np.count_nonzero(steps <= 0))
-        self._last = int(offsets[-1])
+        self._moved(offsets[0], size)
+        if not isinstance(offsets, range):
+            steps = [after - before for before, after in pairwise(offsets)]
+            self.runs += len(steps) - steps.count(size)
+            self.passes += sum(step <= 0 for step in steps)
+        self._last = offsets[-1]
 
     def _moved(self, offset_bytes: int, page_bytes: int) -> None:
         first = self._last < 0

@@ -20,6 +20,7 @@ from testbed.wire.element import (
     RamFlag,
     RamPage,
 )
+from testbed.wire.runs import pages
 
 from .channels import SourceError
 
@@ -75,8 +76,8 @@ class RamOut:
                     self._page(page, page_bytes)
                 case MappedBitmap(block=block) as bitmap:
                     self._mapped[block] = bitmap.bits
-                case MappedPages() as pages:
-                    self._pages(pages, page_bytes)
+                case MappedPages() as mapped:
+                    self._pages(mapped, page_bytes)
         except OSError as error:
             raise SourceError(f"{self._folder}: cannot be written: {error.strerror}") from error
 
@@ -111,22 +112,18 @@ class RamOut:
         return os.pread(self._file(block), page_bytes, offset_bytes).ljust(page_bytes, b"\0")
 
     def _run(self, run: PageRun, at: int) -> None:
-        from testbed.wire.runs import data_at, offsets_bytes, zeros
-
         assert self._data is not None, "runs are read from mapped files"
         view, size = memoryview(self._data), run.page_bytes
-        for offset, start, zero in zip(
-            offsets_bytes(run).tolist(), data_at(run).tolist(), zeros(run).tolist(), strict=True
-        ):
+        for offset, zero, start in pages(run):
             if zero:
                 self._clear(run.block, offset, size)
             else:
                 self._put(run.block, offset, view[at + start : at + start + size])
 
-    def _pages(self, pages: MappedPages, page_bytes: int) -> None:
+    def _pages(self, mapped: MappedPages, page_bytes: int) -> None:
         """What the bitmap does not name was never written; the file may have anything there."""
-        view, block, begin = memoryview(pages.data), pages.block, pages.offset_bytes
-        count = len(pages.data) // page_bytes
+        view, block, begin = memoryview(mapped.data), mapped.block, mapped.offset_bytes
+        count = len(mapped.data) // page_bytes
         here = self._mapped.get(block, 0) >> begin // page_bytes
         for start in (index * page_bytes for index in range(count) if here >> index & 1):
             self._put(block, begin + start, view[start : start + page_bytes])

@@ -17,7 +17,6 @@ from testbed.wire.learned import LEARNED_BYTES_MAX, LearnedLayout
 
 from .channels import Chunk, SourceChannel, SourceError
 from .decoding import Decoding
-from .differ import Profile, differences
 from .item import Item
 from .kind import kind_of, parser_for
 from .outline import Outline
@@ -62,7 +61,7 @@ def learn(paths: Sequence[str]) -> LearnedLayout:
     learned: LearnedLayout | None = None
     for path in paths:
         with open_source(path) as source:
-            decoding = Decoding(source.channels[0], MainChannel(runs_after=0))
+            decoding = Decoding(source.channels[0], MainChannel(in_runs=True))
             for _ in decoding.items():
                 pass
             try:
@@ -92,29 +91,6 @@ def show(path: str, wanted: Wanted) -> bool:
             back = stack.enter_context(open_source(wanted.return_path))
             channels = (replace(channels[0], return_path=back.channels[0]), *channels[1:])
         return all([_show(channel, wanted) for channel in channels])
-
-
-def show_differences(path_a: str, path_b: str, wanted: Wanted) -> bool:
-    """Print where two streams differ; true if they do not.
-
-    Raises:
-        SourceError: one cannot be read.
-    """
-    found = list(differences(_profile(path_a, wanted), _profile(path_b, wanted)))
-    sys.stdout.write(f"A {path_a}\nB {path_b}\n")
-    sys.stdout.write("".join(f"{line}\n" for line in found or ["no difference"]))
-    return not found
-
-
-def _profile(path: str, wanted: Wanted) -> Profile:
-    with open_source(path) as source:
-        first, channel = headed(source.channels[0])
-        kind = wanted.kind or kind_of(first, channel.name)
-        parser = parser_for(kind, in_runs=True, learned=wanted.learned)
-        with progress(channel.name, channel.total_bytes) as tell:
-            decoding = Decoding(channel, parser, fields="*")
-            decoding.listen(lambda _: tell(decoding.fed_bytes))
-            return Profile.of(path, decoding)
 
 
 def _show(channel: SourceChannel, wanted: Wanted) -> bool:

@@ -7,15 +7,11 @@ channel belongs to exactly one. Layouts and numbers: QEMU `migration/savevm.c`, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
-from typing import TYPE_CHECKING
 
 from .packet import MultifdValue
-
-if TYPE_CHECKING:  # who wants no runs waits for no numpy
-    import numpy as np
-    import numpy.typing as npt
 
 
 class SectionType(IntEnum):
@@ -195,12 +191,13 @@ class RamPage:
 class PageRun:
     """Page records of one block back to back, plain and zero pages; see `runs.py`.
 
-    `records` are their be64s, address | flags, in order. All but the first carry CONTINUE; the
-    first one's data begins after `head_bytes`: 8, or those with its idstr.
+    `records` are their be64s in order, address | PAGE or ZERO; a range, however long, where each
+    page follows the one before. On the wire all but the first carry CONTINUE; the first one's data
+    begins after `head_bytes`: 8, or those with its idstr.
     """
 
     block: str
-    records: npt.NDArray[np.uint64]
+    records: Sequence[int]
     page_bytes: int
     head_bytes: int
 

@@ -60,8 +60,7 @@ class MainChannel(Channel):
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
         learned: a layout for device sections until the vmdesc comes, or if none does.
-        runs_after: after so many pages, plain and zero pages come as `RunElement`s, many at
-            once; None: all come one by one.
+        in_runs: plain and zero pages come as `RunElement`s, many at once.
         recovery: it is the connection of a recovery, read without the one before: section and
             blocks of RAM go by what it uses. With that one at hand, use its `recovered`.
     """
@@ -70,7 +69,7 @@ class MainChannel(Channel):
         self,
         *,
         page_bytes: int = 4096,
-        runs_after: int | None = None,
+        in_runs: bool = False,
         recovery: bool = False,
         learned: LearnedLayout | None = None,
     ) -> None:
@@ -83,7 +82,7 @@ class MainChannel(Channel):
         self._used: list[Device] = []  # of the learned layout
         self._described = False  # the vmdesc came
         self._sizes: list[int] = []  # of the device sections to come, from a vmdesc ahead
-        self._ram = Ram(page_bytes, singly=runs_after, by_name=recovery)
+        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload

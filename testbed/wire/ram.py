@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from . import spans
 from .element import (
@@ -24,10 +23,8 @@ from .element import (
 from .error import StreamError
 from .mapped import MappedFile
 from .reader import Context, Emit, Reader, Story
+from .runs import Follower
 from .structs import MAPPED_RAM, U32, U64, XBZRLE, XBZRLE_ENCODING
-
-if TYPE_CHECKING:
-    from .runs import Follower
 
 BLOCKS_MAX = 4096
 """RAM blocks of one machine; real ones have tens."""
@@ -61,7 +58,7 @@ class Ram:
 
     page_bytes: int
     has_addresses: bool = False  # x-ignore-shared: each block carries its GPA
-    singly: int | None = None  # page records until they come in runs; None: they never do
+    in_runs: bool = False  # page records, as far as they can
     by_name: bool = False  # no list is known: any name is a block's
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
@@ -77,7 +74,7 @@ class Ram:
     def recovered(self) -> Ram:
         """The state that a recovery connection begins with: no last block."""
         return Ram(
-            self.page_bytes, self.has_addresses, self.singly, self.by_name, dict(self.blocks)
+            self.page_bytes, self.has_addresses, self.in_runs, self.by_name, dict(self.blocks)
         )
 
     def block(self, idstr: bytes) -> RamBlock | None:
@@ -136,7 +133,7 @@ class RamSection:
         data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
         unpack, pages, page_spans = U64.unpack_from, self.pages, spans.page
         pos, base = reader.pos, reader.offset - reader.pos
-        runs = self._follower()
+        runs = Follower(data, stop, ram.page_bytes) if ram.in_runs else None
         try:
             while stop - pos >= 8:
                 (word,) = unpack(data, pos)
@@ -158,9 +155,6 @@ class RamSection:
                     append(RunElement(base + pos, b"", run, (), section, length=end - pos))
                     pos = end
                     continue
-                if ram.singly:
-                    ram.singly -= 1
-                    runs = self._follower()
                 append(
                     Element(
                         base + pos,
@@ -178,13 +172,6 @@ class RamSection:
         finally:
             reader.pos = pos
         return 8
-
-    def _follower(self) -> Follower | None:
-        if self._ram.singly != 0:
-            return None
-        from .runs import Follower  # numpy is for who reads in bulk
-
-        return Follower(self._reader.data, self._reader.stop, self._ram.page_bytes)
 
     def _wrong(self, expected: str, got: str, at: int) -> StreamError:
         return self._reader.wrong(INSIDE, expected, got, skip=at - self._reader.pos)

@@ -1,110 +1,141 @@
 """Page records in bulk: whole runs of them at once, their pages never touched.
 
 For who reads gigabytes and needs no element for each page. Records of equal size lie at equal
-distances, so their be64s are one strided array; where pages and zero pages mix, records are
-followed one by one. Same stream, same rules as `ram.py`, which reads all other records.
+distances; where their pages follow each other in memory, too, all of their be64s are known from
+the first one. So they are compared at once, as one large integer. What follows no such rule is
+read record by record. Same stream, same rules as `ram.py`, which reads all other records.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from mmap import mmap
-
-import numpy as np
-import numpy.typing as npt
 
 from .element import PageRun, RamFlag
 from .structs import U64
 
 RECORDS_MAX = 1 << 16
 """Of one run; what follows is another one."""
+AT_ONCE_MAX = 2048
+"""Records that are compared at once: their be64s fit into the first-level cache."""
 ATTEMPT = 16
-"""Records of equal size that are looked for first; four times as many after each success."""
-FOLLOWED = 512
-"""Records that are followed one by one before equal ones are looked for again."""
+"""Records that are compared at first; four times as many after each success."""
+FOLLOWED_MAX = 4096
+"""Records of a run that are read one by one: each is an integer in a list."""
 
-Words = npt.NDArray[np.uint64]
+ZERO_RECORD_BYTES = U64.size + 1
+_CONTINUE = int(RamFlag.CONTINUE)
+_ZERO = int(RamFlag.ZERO)
 
 
-def offsets_bytes(run: PageRun) -> Words:
+def offsets_bytes(run: PageRun) -> Sequence[int]:
     """Of the run's pages, within their block."""
-    return run.records & ~np.uint64(run.page_bytes - 1)
+    records = run.records
+    if isinstance(records, range):
+        flags = records.start & (run.page_bytes - 1)
+        return range(records.start - flags, records.stop - flags, records.step)
+    mask = ~(run.page_bytes - 1)
+    return [record & mask for record in records]
 
 
-def zeros(run: PageRun) -> npt.NDArray[np.bool_]:
-    """Which of the run's pages are zero pages."""
-    return (run.records & np.uint64(RamFlag.ZERO)).astype(np.bool_)
+def zeros(run: PageRun) -> int:
+    """How many of the run's pages are zero pages."""
+    records = run.records
+    if isinstance(records, range):
+        return len(records) if records.start & _ZERO else 0
+    return sum(record & _ZERO for record in records) // _ZERO
 
 
-def data_at(run: PageRun) -> npt.NDArray[np.int64]:
-    """Where the data of each record begins, in bytes from the run's first one."""
-    sizes = np.where(zeros(run), 9, 8 + run.page_bytes).astype(np.int64)
-    return np.cumsum(sizes) - sizes + run.head_bytes
+def pages(run: PageRun) -> Iterator[tuple[int, bool, int]]:
+    """Of each page: its offset in the block, if it is a zero page, and where its data begins.
+
+    That place counts in bytes from the run's first one.
+    """
+    at, mask = run.head_bytes, ~(run.page_bytes - 1)
+    for record in run.records:
+        zero = bool(record & _ZERO)
+        yield record & mask, zero, at
+        at += ZERO_RECORD_BYTES if zero else U64.size + run.page_bytes
 
 
 class Follower:
     """Follows the page records with CONTINUE in `data[:stop]`; those complete in it."""
 
     def __init__(self, data: bytes | mmap, stop: int, page_bytes: int) -> None:
-        self._data, self._stop, self._low = data, stop, page_bytes - 1
+        self._data, self._stop, self._page_bytes = data, stop, page_bytes
         self._steps = {
             int(RamFlag.PAGE | RamFlag.CONTINUE): U64.size + page_bytes,
-            int(RamFlag.ZERO | RamFlag.CONTINUE): U64.size + 1,
+            int(RamFlag.ZERO | RamFlag.CONTINUE): ZERO_RECORD_BYTES,
         }
 
-    def follow(self, first: int, pos: int) -> tuple[Words, int]:
-        """The be64s of a run that begins with `first`, and where it ends; `pos` is after that."""
-        found = [np.array([first], np.uint64)]
-        left = RECORDS_MAX - 1
+    def follow(self, first: int, pos: int) -> tuple[Sequence[int], int]:
+        """The records of a run that begins with `first`, without CONTINUE, and where it ends.
+
+        `pos` is behind the first one.
+        """
+        first &= ~_CONTINUE
+        count, end = self._alike(first, pos)
+        if count >= ATTEMPT:
+            size = self._page_bytes
+            return range(first, first + (count + 1) * size, size), end
+        return self._one_by_one(first, pos)
+
+    def _alike(self, first: int, pos: int) -> tuple[int, int]:
+        """How many records continue `first` page by page, of the same kind, and where they end."""
+        size = self._page_bytes
+        word = (first | _CONTINUE) + size
+        step = self._steps[word & (size - 1)]
+        last = ((1 << 64) - 1 - word) // size  # no address goes round
+        left = min(RECORDS_MAX - 1, (self._stop - pos) // step, last)
+        done, attempt = 0, ATTEMPT
         while left:
-            words, pos = self._equal(pos, left)
-            if len(words) < ATTEMPT:
-                found.append(words)
-                left -= len(words)
-                words, pos = self._one_by_one(pos, min(left, FOLLOWED))
-            if not len(words):
-                break
-            found.append(words)
-            left -= len(words)
-        return np.concatenate(found), pos
+            count = min(attempt, left)
+            same = self._same(pos, step, word + done * size, count)
+            done += same
+            pos += same * step
+            left = left - count if same == count else 0
+            attempt = min(attempt * 4, AT_ONCE_MAX)
+        return done, pos
 
-    def _equal(self, pos: int, most: int) -> tuple[Words, int]:
-        """The be64s of at most so many records that have the flags of the one at `pos`."""
-        found = [np.empty(0, np.uint64)]
-        flags = self._flags(pos)
-        step = self._steps.get(flags)
-        if step is None:
-            return found[0], pos
-        most = min(most, (self._stop - pos) // step)
-        size = ATTEMPT
-        while most:
-            count = min(size, most)
-            strided = np.ndarray((count,), ">u8", self._data, pos, (step,))
-            words = strided.astype(np.uint64)
-            same = (words & np.uint64(self._low)) == flags
-            if not same.all():
-                words = words[: int(same.argmin())]
-                most = 0
-            found.append(words)
-            pos += step * len(words)
-            most -= min(most, count)
-            size *= 4
-        return np.concatenate(found), pos
+    def _same(self, pos: int, step: int, word: int, count: int) -> int:
+        """How many of `count` records from `pos` on are what `word` makes expect."""
+        unit = ZERO_RECORD_BYTES if step == ZERO_RECORD_BYTES else U64.size
+        ones, climb = _pattern(count, unit, self._page_bytes)
+        with memoryview(self._data) as view, view[pos : pos + count * step] as all_bytes:
+            if unit == step:
+                got = int.from_bytes(all_bytes, "big") & ones * ((1 << 72) - 0x100)
+                expected = (ones * word + climb) << 8  # the byte that fills the page is any
+            else:
+                with all_bytes.cast("Q") as words, words[:: step // U64.size] as heads:
+                    got = int.from_bytes(heads.tobytes(), "big")
+                expected = ones * word + climb
+        differ = (got ^ expected).bit_length()
+        return count - -(-differ // (8 * unit))
 
-    def _one_by_one(self, pos: int, most: int) -> tuple[Words, int]:
-        data, stop, low, steps = self._data, self._stop, self._low, self._steps
-        unpack = U64.unpack_from
-        words: list[int] = []
-        while len(words) < most and pos + U64.size <= stop:
+    def _one_by_one(self, first: int, pos: int) -> tuple[list[int], int]:
+        """Until a record is none of these, or so many were alike that they are compared at once."""
+        data, stop, steps = self._data, self._stop, self._steps
+        unpack, low, size = U64.unpack_from, self._page_bytes - 1, self._page_bytes
+        records, expected, alike = [first], first + size, 0
+        while pos + U64.size <= stop and len(records) < FOLLOWED_MAX:
             (word,) = unpack(data, pos)
             step = steps.get(word & low)
             if step is None or pos + step > stop:
                 break
-            words.append(word)
             pos += step
-        return np.array(words, np.uint64), pos
+            word -= _CONTINUE
+            records.append(word)
+            alike = alike + 1 if word == expected else 0
+            if alike == ATTEMPT:
+                break
+            expected = word + size
+        return records, pos
 
-    def _flags(self, pos: int) -> int:
-        """Of the record at `pos`; 0, which is none, where none is complete."""
-        if pos + U64.size > self._stop:
-            return 0
-        return int(U64.unpack_from(self._data, pos)[0]) & self._low
+
+@lru_cache(64)
+def _pattern(count: int, unit: int, step: int) -> tuple[int, int]:
+    """`count` numbers of `unit` bytes as one: each of them 1; and 0, step, 2 * step, ..."""
+    ones = int.from_bytes((1).to_bytes(unit, "big") * count, "big")
+    climb = b"".join((number * step).to_bytes(unit, "big") for number in range(count))
+    return ones, int.from_bytes(climb, "big")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from wire_helpers import device, head, ram_start, recorded, vmdesc
 
-from testbed.decode.show import Wanted, show_differences
+from testbed.decode.differ import show_differences
+from testbed.decode.show import Wanted
 from testbed.wire import build_section, encode
 from testbed.wire.element import RamBlock, RamTotal, SectionType
 

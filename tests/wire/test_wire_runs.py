@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_helpers import PAGE_BYTES, RAM_ID, head, pieces, ram_start, recorded, steps
+from wire_helpers import PAGE_BYTES, RAM_ID, head, pieces, ram_part, ram_start, recorded, steps
 
 from testbed.wire import MainChannel, encode
 from testbed.wire.element import (
@@ -17,12 +18,11 @@ from testbed.wire.element import (
     RamFlag,
     RamMark,
     RamPage,
-    RunElement,
     SectionFooter,
     SectionHeader,
     SectionType,
 )
-from testbed.wire.runs import ATTEMPT, FOLLOWED, RECORDS_MAX, data_at, offsets_bytes, zeros
+from testbed.wire.runs import ATTEMPT, FOLLOWED_MAX, RECORDS_MAX, pages, zeros
 
 STREAMS = ("qemu7.2-precopy.c0.fwd", "qemu10.0-xbzrle.c0.fwd", "qemu10.0-postcopy.c0.fwd")
 
@@ -34,10 +34,8 @@ def said(elements: list[Element]) -> list[tuple[object, ...]]:
         match element.value:
             case PageRun() as run:
                 found += [
-                    (run.block, int(offset), bool(zero), element.offset + int(at))
-                    for offset, zero, at in zip(
-                        offsets_bytes(run), zeros(run), data_at(run), strict=True
-                    )
+                    (run.block, offset, zero, element.offset + at)
+                    for offset, zero, at in pages(run)
                 ]
             case RamPage(block, offset, flags, data) if flags & (RamFlag.PAGE | RamFlag.ZERO):
                 zero = bool(flags & RamFlag.ZERO)
@@ -48,7 +46,7 @@ def said(elements: list[Element]) -> list[tuple[object, ...]]:
 
 
 def read(chunks, *, in_runs: bool, page_bytes: int = 4096) -> list[Element]:
-    channel = MainChannel(page_bytes=page_bytes, runs_after=0 if in_runs else None)
+    channel = MainChannel(page_bytes=page_bytes, in_runs=in_runs)
     elements = [element for chunk in chunks for element in channel.feed(chunk)]
     elements += channel.end()
     tiled = 0
@@ -67,13 +65,16 @@ def test_a_recorded_stream_says_the_same_in_runs(name: str) -> None:
     assert said(read(pieces(data, 7), in_runs=True)) == expected
 
 
-def stream(kinds: list[bool]) -> bytes:
-    """A stream with a PART of those pages, True: a zero page; only the first has its idstr."""
+def stream(kinds: list[bool], wrap: int = 8) -> bytes:
+    """A stream with a PART of those pages, True: a zero page; only the first has its idstr.
+
+    After `wrap` pages their addresses begin anew.
+    """
     body = b"".join(
         encode(
             RamPage(
                 "pc.ram",
-                number % 8 * PAGE_BYTES,
+                number % wrap * PAGE_BYTES,
                 (RamFlag.ZERO if zero else RamFlag.PAGE)
                 | (RamFlag.CONTINUE if number else RamFlag(0)),
                 b"\0" if zero else bytes([number % 251]) * PAGE_BYTES,
@@ -88,28 +89,80 @@ def stream(kinds: list[bool]) -> bytes:
 
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(1, 3 * ATTEMPT)), min_size=1, max_size=12),
+    st.sampled_from([8, 40, 10_000]),
     st.integers(1, 5000),
 )
-def test_any_mix_of_pages_says_the_same_in_runs(mix: list[tuple[bool, int]], step: int) -> None:
+def test_any_mix_of_pages_says_the_same_in_runs(
+    mix: list[tuple[bool, int]], wrap: int, step: int
+) -> None:
     kinds = [zero for zero, count in mix for _ in range(count)]
-    data = stream(kinds)
+    data = stream(kinds, wrap)
     expected = said(read([data], in_runs=False, page_bytes=PAGE_BYTES))
     assert said(read(steps(data, step), in_runs=True, page_bytes=PAGE_BYTES)) == expected
+    assert said(read([data], in_runs=True, page_bytes=PAGE_BYTES)) == expected
+
+
+def runs_of(data: bytes) -> list[PageRun]:
+    elements = read([data], in_runs=True, page_bytes=PAGE_BYTES)
+    return [element.value for element in elements if isinstance(element.value, PageRun)]
 
 
 def test_a_run_has_all_records_in_hand_whatever_their_mix() -> None:
-    kinds = [number * 7 % 3 == 0 for number in range(4 * FOLLOWED)]
-    elements = read([stream(kinds)], in_runs=True, page_bytes=PAGE_BYTES)
-    runs = [element for element in elements if isinstance(element, RunElement)]
-    assert [len(run.value.records) for run in runs] == [len(kinds)]
-    assert zeros(runs[0].value).tolist() == kinds
+    kinds = [number * 7 % 3 == 0 for number in range(2 * FOLLOWED_MAX)]
+    runs = runs_of(stream(kinds))
+    assert [len(run.records) for run in runs] == [FOLLOWED_MAX, FOLLOWED_MAX]
+    assert sum(map(zeros, runs)) == sum(kinds)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_pages_that_follow_each_other_need_no_list(zero: bool) -> None:
+    kinds = [zero] * 8  # of 8 pages: then the addresses begin anew
+    (run,) = runs_of(stream([not zero, *kinds * 9]))
+    assert len(run.records) == 73
+    flags = int(RamFlag.ZERO if zero else RamFlag.PAGE)
+    page = RamPage("pc.ram", 0, RamFlag(flags), b"\0" if zero else bytes(PAGE_BYTES))
+    follow = [
+        replace(page, offset_bytes=number * PAGE_BYTES, flags=page.flags | RamFlag.CONTINUE)
+        for number in range(1, 100)
+    ]
+    (run,) = runs_of(head() + ram_start() + ram_part(page, *follow))
+    assert run.records == range(flags, 100 * PAGE_BYTES + flags, PAGE_BYTES)
+
+
+def test_a_list_ends_where_pages_follow_each_other_again() -> None:
+    kinds = [True, False] * 10
+    body = stream(kinds)
+    assert [type(run.records) for run in runs_of(body)] == [list]
+    pages_in_a_row = [
+        RamPage("pc.ram", number * PAGE_BYTES, RamFlag.ZERO | RamFlag.CONTINUE, b"x")
+        for number in range(64)
+    ]
+    first = RamPage("pc.ram", 0x8000, RamFlag.ZERO, b"\0")
+    runs = runs_of(head() + ram_start() + ram_part(first, *pages_in_a_row))
+    assert [type(run.records) for run in runs] == [list, range]
+    assert [len(run.records) for run in runs] == [ATTEMPT + 2, 64 - ATTEMPT - 1]
+
+
+def test_no_address_goes_round() -> None:
+    last = RamPage("pc.ram", (1 << 64) - PAGE_BYTES, RamFlag.ZERO, b"\0")
+    after = [
+        RamPage("pc.ram", number * PAGE_BYTES, RamFlag.ZERO | RamFlag.CONTINUE, b"\0")
+        for number in range(20)
+    ]
+    found = [pages(run) for run in runs_of(head() + ram_start() + ram_part(last, *after))]
+    assert [offset for run in found for offset, _, _ in run] == [
+        page.offset_bytes for page in (last, *after)
+    ]
 
 
 def test_a_run_is_bounded() -> None:
-    data = stream([True] * (RECORDS_MAX + 5))
-    elements = read([data], in_runs=True, page_bytes=PAGE_BYTES)
-    runs = [element.value for element in elements if isinstance(element, RunElement)]
-    assert [len(run.records) for run in runs] == [RECORDS_MAX, 5]
+    pages_in_a_row = [
+        RamPage("pc.ram", number * PAGE_BYTES, RamFlag.ZERO | RamFlag.CONTINUE, b"\0")
+        for number in range(1, RECORDS_MAX + 5)
+    ]
+    first = RamPage("pc.ram", 0, RamFlag.ZERO, b"\0")
+    data = head() + ram_start() + ram_part(first, *pages_in_a_row)
+    assert [len(run.records) for run in runs_of(data)] == [RECORDS_MAX, 5]
 
 
 @pytest.mark.parametrize("window", [10_000, 1 << 30])
@@ -118,7 +171,7 @@ def test_a_mapped_file_says_the_same(tmp_path: Path, window: int) -> None:
     path = tmp_path / "stream"
     path.write_bytes(data)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-        channel = MainChannel(runs_after=3)
+        channel = MainChannel(in_runs=True)
         channel.map(mapped)
         elements: list[Element] = []
         while left := len(data) - channel.fed:
