@@ -175,7 +175,8 @@ def _parting(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
 
 
 def _from(text: str, at: int) -> str:
-    return f"{text[2 * at : 2 * at + HEX_SHOWN_MAX]}..."
+    shown = text[2 * at : 2 * at + HEX_SHOWN_MAX]
+    return f"{shown}..." if shown else "its end"
 
 
 def _shown(value: Any) -> str:
