@@ -4,7 +4,7 @@ Streams are recorded here and now from a real QEMU (`migrate` to `exec:cat > fil
 8 GiB full of random pages, of zero pages, of both mixed page by page, and one with many devices.
 Every file is in the page cache when it is read, by us and by the peer alike.
 
-    walk      the parser alone, in this process, over the mapped file
+    walk      the parser alone, in this process, reading included
     decode    `testbed decode FILE`, a whole process, start-up included
     analyze   QEMU's `scripts/analyze-migration.py` (`-d state`), a whole process
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import mmap
 import statistics
 import subprocess
 import sys
@@ -106,10 +105,11 @@ async def record(
 
 def walk(path: Path) -> tuple[float, int]:
     """Seconds and pages of the parser alone."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+    with path.open("rb") as file:
         began = time.perf_counter()
         pages = 0
-        for batch in read(SourceChannel(str(path), len(data), data), MainChannel(in_runs=True)):
+        channel = SourceChannel(str(path), path.stat().st_size, fd=file.fileno())
+        for batch in read(channel, MainChannel(in_runs=True)):
             for element in batch.elements:
                 if isinstance(element, RunElement):
                     pages += len(element.value.records)

@@ -36,6 +36,7 @@ class SourceChannel:
     data: mmap.mmap | bytes | None = None  # all of it at once, if it is at hand
     carried: Callable[[], Iterator[Chunk]] | None = None  # else how it comes
     return_path: SourceChannel | None = None  # what the destination sent back, in a capture
+    fd: int | None = None  # of a regular file that is all of it, from its first byte on
     ended: str | None = None  # "FIN" or "RST"; None: the capture ended first, or it is none
 
     def chunks(self) -> Iterator[Chunk]:

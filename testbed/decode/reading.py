@@ -1,14 +1,12 @@
 """A channel read to its end: elements as they come, both directions of a connection together.
 
-A mapped file is walked in windows: nothing of it is copied, and no more of it is in memory than a
-window, however long it is.
+A regular file is read ahead and looked at in place: no more of it is in memory than some windows,
+however long it is.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
 
@@ -17,10 +15,7 @@ from testbed.wire.element import Element
 
 from .channels import Chunk, SourceChannel, SourceError
 from .item import FORWARD, RETURN_PATH
-
-WINDOW_BYTES = 8 << 20
-POPULATE_READ = 22
-"""MADV_POPULATE_READ of Linux 5.14: one system call instead of a fault for every 16 pages."""
+from .readahead import HEADROOM_BYTES, windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +48,23 @@ def _when(batch: Batch) -> tuple[float, bool]:
 
 
 def _direction(channel: SourceChannel, parser: Channel, direction: str) -> Iterator[Batch]:
-    if isinstance(channel.data, mmap.mmap):
-        yield from _mapped(channel.data, parser, direction)
+    if channel.fd is not None and channel.total_bytes is not None:
+        yield from _file(channel.fd, channel.total_bytes, parser, direction)
     else:
         yield from _carried(channel.chunks(), parser, direction)
 
 
-def _mapped(data: mmap.mmap, parser: Channel, direction: str) -> Iterator[Batch]:
-    parser.map(data)
-    for start in range(0, len(data), WINDOW_BYTES):
-        size = min(WINDOW_BYTES, len(data) - start)
-        with suppress(OSError):  # an older kernel: slower, and the same
-            data.madvise(POPULATE_READ, start, size)
-        yield Batch(parser.grant(size), None, direction, parser.fed)
-        # An element that began in the window before may have brought some of it back.
-        before = max(0, start - WINDOW_BYTES)
-        data.madvise(mmap.MADV_DONTNEED, before, start + size - before)
-    yield Batch(parser.end(), None, direction, parser.fed)
+def _file(fd: int, size_bytes: int, parser: Channel, direction: str) -> Iterator[Batch]:
+    lost: str | None = None
+    try:
+        for buffer, end in windows(fd, size_bytes):
+            elements = parser.feed_window(buffer, HEADROOM_BYTES, end)
+            yield Batch(elements, None, direction, parser.fed)
+    except OSError as error:
+        lost = f"the file cannot be read after {parser.fed} bytes: {error.strerror}"
+    if lost is None and parser.fed < size_bytes:
+        lost = f"the file was cut to {parser.fed} bytes while it was read"
+    yield Batch(parser.end(), None, direction, parser.fed, lost)
 
 
 def _carried(chunks: Iterator[Chunk], parser: Channel, direction: str) -> Iterator[Batch]:

@@ -128,7 +128,8 @@ def open_source(path: str) -> Iterator[Source]:
                 return
             if _packing(head) is None:
                 _check_readable(head, name)
-                yield Source(name, (SourceChannel(name, len(mapped), mapped),))
+                channel = SourceChannel(name, len(mapped), mapped, fd=opened.fileno())
+                yield Source(name, (channel,))
                 return
         head, pieces = _headed(_pieces(opened, name))
         _check_readable(head, name)

@@ -45,13 +45,13 @@ class Channel:
             return self._resume()
         return []
 
-    def map(self, data: mmap) -> None:
-        """Take the whole channel as a mapped file, instead of feeding it; see `grant`."""
-        self._reader.map(data)
+    def feed_window(self, data: mmap, start: int, end: int) -> list[Element]:
+        """Take `data[start:end]`, as if it were fed, but nothing is copied.
 
-    def grant(self, size_bytes: int) -> list[Element]:
-        """Go on as if the next `size_bytes` of the mapped file were fed; nothing is copied."""
-        return self._resume() if self._reader.grant(size_bytes) else []
+        What is left over is put in front of the next window, over what is in `data[:start]`; so
+        this buffer must stay as it is until the next bytes were fed, and not be theirs.
+        """
+        return self._resume() if self._reader.window(data, start, end) else []
 
     def silence(self) -> list[Element]:
         """The peer has been silent: decide what only the absence of bytes could decide."""

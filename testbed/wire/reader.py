@@ -97,15 +97,20 @@ class Reader:
             self._join(chunk)
         return True
 
-    def map(self, data: mmap) -> None:
-        """Read from a mapped file in place, from its first byte on; `grant` says how far."""
-        assert not self.fed, "mapped after it was fed"
-        self.data = data
+    def window(self, data: mmap, start: int, end: int) -> bool:
+        """Go on in another buffer, in place; true if it is enough for whoever waits.
 
-    def grant(self, count: int) -> bool:
-        """Allow `count` bytes more of a mapped file; true if they are enough for whoever waits."""
-        self.fed += count
-        self._end += count
+        What is in hand goes in front of `start`. If there is no room, the window is fed.
+        """
+        in_hand = self._end - self.pos
+        if self._late or in_hand > start:
+            if isinstance(self.data, mmap):
+                self._join(b"")  # its buffer will be another window's
+            return self.feed(data[start:end])
+        data[start - in_hand : start] = self.data[self.pos : self._end]
+        self._base = self.offset - (start - in_hand)
+        self.data, self.pos, self._end = data, start - in_hand, end
+        self.fed += end - start
         return self._end - self.pos >= self._wanted
 
     def merge(self) -> None:
@@ -116,7 +121,8 @@ class Reader:
 
     def _join(self, chunk: bytes) -> None:
         self._base += self.pos
-        self.data = self.data[self.pos :] + chunk  # an empty side costs no copy of the other
+        # An empty side costs no copy of the other.
+        self.data = self.data[self.pos : self._end] + chunk
         self.pos = 0
         self._end = len(self.data)
 
@@ -189,11 +195,8 @@ class Reader:
     def put_back(self) -> None:
         """Have what is held to read again."""
         offset = self.offset - len(self.held)
-        if isinstance(self.data, mmap):
-            self.pos -= len(self.held)
-        else:
-            self.data = bytes(self.held) + self.data[self.pos :]
-            self.pos, self._base, self._end = 0, offset, len(self.data)
+        self.data = bytes(self.held) + self.data[self.pos : self._end]
+        self.pos, self._base, self._end = 0, offset, len(self.data)
         self.held = bytearray()
         assert self.offset == offset
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wire_helpers import PAGE_BYTES, RAM_ID, head, pieces, ram_part, ram_start, recorded, steps
+from wire_helpers import (
+    PAGE_BYTES,
+    RAM_ID,
+    head,
+    in_windows,
+    pieces,
+    ram_part,
+    ram_start,
+    recorded,
+    steps,
+)
 
 from testbed.wire import MainChannel, encode
 from testbed.wire.element import (
@@ -165,17 +173,16 @@ def test_a_run_is_bounded() -> None:
     assert [len(run.records) for run in runs_of(data)] == [RECORDS_MAX, 5]
 
 
-@pytest.mark.parametrize("window", [10_000, 1 << 30])
-def test_a_mapped_file_says_the_same(tmp_path: Path, window: int) -> None:
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 9000), st.lists(st.integers(1, 400_000), min_size=1, max_size=5))
+@example(8192, [10_000])
+@example(0, [1_000_000])
+def test_a_stream_says_the_same_in_windows(headroom: int, sizes: list[int]) -> None:
     data = recorded(STREAMS[0])
-    path = tmp_path / "stream"
-    path.write_bytes(data)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-        channel = MainChannel(in_runs=True)
-        channel.map(mapped)
-        elements: list[Element] = []
-        while left := len(data) - channel.fed:
-            elements += channel.grant(min(window, left))
-        elements += channel.end()
+    channel = MainChannel(in_runs=True)
+    elements = in_windows(channel, data, headroom=headroom, sizes=sizes) + channel.end()
     assert channel.pending == 0
-    assert said(elements) == said(read([data], in_runs=False))
+    assert said(elements) == EXPECTED[0]
+
+
+EXPECTED = [said(read([recorded(STREAMS[0])], in_runs=False))]

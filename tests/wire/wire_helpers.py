@@ -3,8 +3,10 @@
 import json
 import lzma
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import cycle
+from mmap import mmap
 from pathlib import Path
 
 from testbed.wire import build_command, build_section, encode
@@ -50,6 +52,22 @@ def pieces(data: bytes, seed: int) -> Iterable[bytes]:
 
 def steps(data: bytes, size: int) -> Iterable[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def in_windows(
+    channel: Channel, data: bytes, *, headroom: int, sizes: Sequence[int]
+) -> list[Element]:
+    """All elements of data that comes in windows of these sizes in turn, in two buffers in turn."""
+    elements: list[Element] = []
+    turns, at = cycle(sizes), 0
+    buffers = cycle([mmap(-1, headroom + max(sizes)) for _ in range(2)])
+    while at < len(data):
+        window = data[at : at + next(turns)]
+        buffer = next(buffers)
+        buffer[headroom:] = window.ljust(len(buffer) - headroom, b"\x7e")  # of earlier windows
+        elements += channel.feed_window(buffer, headroom, headroom + len(window))
+        at += len(window)
+    return elements
 
 
 def parse(channel: Channel, chunks: Iterable[bytes], *, end: bool = True) -> list[Element]:
