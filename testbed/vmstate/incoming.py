@@ -1,0 +1,54 @@
+"""The bytes of a stream that is being loaded, as they come: a `Source`."""
+
+from __future__ import annotations
+
+from .declare import Story
+from .failure import EIO
+
+
+class Incoming:
+    """What came and was not read yet; at the end of the stream `error` becomes -EIO.
+
+    As in QEMU's `migration/qemu-file.c` it is reading or peeking beyond the last byte that sets
+    the error, not the end as such.
+    """
+
+    def __init__(self, data: bytes = b"", *, ended: bool = False) -> None:
+        self.error = 0
+        self.offset = 0
+        """Bytes read so far."""
+        self._data = bytearray(data)
+        self._at = 0  # of the next byte to read, in `_data`
+        self._ended = ended
+
+    @property
+    def available(self) -> int:
+        """Bytes in hand."""
+        return len(self._data) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Append what came."""
+        del self._data[: self._at]
+        self._at = 0
+        self._data += data
+
+    def end(self) -> None:
+        """Say that nothing more will come."""
+        self._ended = True
+
+    def read(self, count: int) -> Story[bytes]:
+        """The next `count` bytes; fewer only at the end of the stream."""
+        found = yield from self.peek(count)
+        self._at += len(found)
+        self.offset += len(found)
+        return found
+
+    def peek(self, count: int, *, skip: int = 0) -> Story[bytes]:
+        """`count` bytes from `skip` bytes ahead, without reading them; fewer only at the end."""
+        while self.available < skip + count:
+            if self._ended:
+                self.error = self.error or EIO
+                break
+            yield
+        start = self._at + skip
+        return bytes(self._data[start : start + count])
