@@ -19,7 +19,7 @@ from .decoding import Decoding
 from .fields import DeviceState
 from .item import Item
 from .kind import kind_of, parser_for
-from .outline import size
+from .outline import printable, size
 from .progress import progress
 from .show import Wanted, headed
 from .sources import open_source
@@ -191,7 +191,7 @@ def show_differences(path_a: str, path_b: str, wanted: Wanted) -> bool:
     """
     found = list(differences(_profile(path_a, wanted), _profile(path_b, wanted)))
     sys.stdout.write(f"A {path_a}\nB {path_b}\n")
-    sys.stdout.write("".join(f"{line}\n" for line in found or ["no difference"]))
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in found or ["no difference"]))
     return not found
 
 

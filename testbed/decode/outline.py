@@ -38,7 +38,7 @@ class Outline:
         if group is None or group != self._group:
             yield from self.rest()
         if group is None:
-            yield from _lines(item)
+            yield from map(printable, _lines(item))
             return
         if self._group is None:
             self._group, self._first = group, item
@@ -60,7 +60,7 @@ class Outline:
         else:
             words = f"{_many(self._count, 'multifd packet')}{counts}"
         length = _end(self._last) - (self._first.offset or 0)
-        yield _line(self._first, words, length=length)
+        yield printable(_line(self._first, words, length=length))
         self._group = None
         self._count = self._pages = self._zero = 0
         self._records.clear()
@@ -74,6 +74,15 @@ def _group(item: Item) -> tuple[object, ...] | None:
     if item.kind == "multifd-packet" and not item.facts["flags"]:
         return ("packets",)
     return None
+
+
+def printable(text: str) -> str:
+    """A line as it can be shown: names come from a stream, and may be made to harm a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def size(count: int) -> str:

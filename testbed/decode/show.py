@@ -19,7 +19,7 @@ from .channels import Chunk, SourceChannel, SourceError
 from .decoding import Decoding
 from .item import Item
 from .kind import kind_of, parser_for
-from .outline import Outline
+from .outline import Outline, printable
 from .progress import progress
 from .ramout import RamOut
 from .sources import open_source
@@ -123,7 +123,7 @@ def _show(channel: SourceChannel, wanted: Wanted) -> bool:
 
 def _tell_files(ram_out: RamOut) -> None:
     for block, path in ram_out.files():
-        sys.stderr.write(f"memory block {block} is in {path}\n")
+        sys.stderr.write(f"memory block {printable(block)} is in {path}\n")
     if ram_out.unread:
         sys.stderr.write(f"{ram_out.unread} pages cannot be unpacked: they stay as they were\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from testbed.wire.edit import EditError, flipped, number
 from testbed.wire.element import Element, SectionHeader
 
 from .command import Command, End, GoDark, Wait
@@ -53,9 +54,7 @@ def edit_of(fault: Fault, found: Range, element: Element) -> Edit:
             return Edit(fault, found.start, end, value)
         case FlipBits(mask=mask):
             end = _reach(found, len(mask), element)
-            before = element.raw[found.start : end]
-            flipped = bytes(a ^ b for a, b in zip(before, mask, strict=True))
-            return Edit(fault, found.start, end, flipped)
+            return Edit(fault, found.start, end, flipped(element.raw[found.start : end], mask))
         case Delete():
             deletes = element.section if _whole_section(fault) else None
             return Edit(fault, found.start, found.end, b"", deletes)
@@ -91,11 +90,10 @@ def _between(fault: Fault, found: Range) -> int:
 
 
 def _integer(value: int, found: Range) -> bytes:
-    size = found.end - found.start
     try:
-        return value.to_bytes(size, "big", signed=value < 0)
-    except OverflowError:
-        raise Miss(f"{value:#x} does not fit into its {size} bytes") from None
+        return number(value, found.end - found.start)
+    except EditError as error:
+        raise Miss(str(error)) from None
 
 
 def _reach(found: Range, size: int, element: Element) -> int:

@@ -4,6 +4,7 @@ This room is pure: bytes in, values out. Nothing here opens a socket, reads a cl
 imports another room.
 """
 
+from .edit import EditError, Stream
 from .encode import build_command, build_message, build_section, encode
 from .error import StreamError
 from .identify import ChannelKind, OpaqueChannel, channel_of
@@ -18,6 +19,7 @@ from .successor import Phase
 
 __all__ = [
     "ChannelKind",
+    "EditError",
     "Layout",
     "LearnedLayout",
     "MainChannel",
@@ -26,6 +28,7 @@ __all__ = [
     "Phase",
     "PreemptChannel",
     "ReturnPath",
+    "Stream",
     "StreamError",
     "build_command",
     "build_message",

@@ -109,7 +109,7 @@ def build_section(
     """
     head = SECTION.pack(kind, section_id)
     if kind not in (SectionType.PART, SectionType.END):
-        head += _counted(idstr) + IDS.pack(instance_id, version_id)
+        head += counted(idstr) + IDS.pack(instance_id, version_id)
     tail = SECTION.pack(SectionType.FOOTER, section_id) if footer else b""
     return head + payload + tail
 
@@ -138,7 +138,7 @@ def _once(
             return SECTION.pack(SectionType.CONFIGURATION, len(machine)) + _text(machine)
         case ConfigurationSubsection(name, version_id, payload):
             kind = bytes([SectionType.SUBSECTION])
-            return kind + _counted(name) + U32.pack(version_id) + payload
+            return kind + counted(name) + U32.pack(version_id) + payload
         case VmDescription(text):
             return SECTION.pack(SectionType.VMDESCRIPTION, len(text)) + text
 
@@ -161,12 +161,12 @@ def _ram_record(value: RamTotal | RamBlock | RamPage | RamMark) -> bytes:
             return U64.pack(total_bytes | RamFlag.MEM_SIZE)
         case RamBlock(idstr, used_bytes, page_bytes, address, mapped):
             optional = [word for word in (page_bytes, address) if word is not None]
-            entry = _counted(idstr) + b"".join(map(U64.pack, (used_bytes, *optional)))
+            entry = counted(idstr) + b"".join(map(U64.pack, (used_bytes, *optional)))
             return entry if mapped is None else entry + MAPPED_RAM.pack(*astuple(mapped))
         case RamMark(flags):
             return U64.pack(flags)
         case RamPage(block, offset_bytes, flags, data):
-            name = b"" if flags & RamFlag.CONTINUE else _counted(block)
+            name = b"" if flags & RamFlag.CONTINUE else counted(block)
             return U64.pack(offset_bytes | flags) + name + _page_prefix(flags, len(data)) + data
 
 
@@ -205,7 +205,12 @@ def _filled(text: str) -> bytes:
     return _text(text)
 
 
-def _counted(text: str) -> bytes:
+def counted(text: str) -> bytes:
+    """A name with its length in a byte before it.
+
+    Raises:
+        ValueError: it is longer than 255 bytes.
+    """
     return bytes([len(text)]) + _text(text)
 
 

@@ -38,6 +38,28 @@ def decode(page: bytes, data: bytes) -> bytes:
     return bytes(made)
 
 
+def encode(page: bytes, changed: bytes) -> bytes:
+    """What makes `changed` of `page`, which is as long; empty if they are the same."""
+    runs = bytearray()
+    at, size = 0, len(page)
+    while True:
+        start = at
+        while at < size and page[at] == changed[at]:
+            at += 1
+        if at == size:
+            return bytes(runs)
+        skipped, start = at - start, at
+        while at < size and page[at] != changed[at]:
+            at += 1
+        runs += _said(skipped) + _said(at - start) + changed[start:at]
+
+
+def _said(length: int) -> bytes:
+    if length < LONG:
+        return bytes([length])
+    return bytes([length % LONG | LONG, length // LONG])
+
+
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """The length at `at`, a small unsigned LEB128, and where the next byte is."""
     if at >= len(data):

@@ -314,3 +314,9 @@ def test_what_nothing_can_be_learned_from_is_said(streams: list[str], why: str) 
     with pytest.raises(SourceError, match=why) as raised:
         learn([str(DATA / f"{name}.bin.xz") for name in streams])
     assert streams[-1] in str(raised.value)
+
+
+def test_a_name_cannot_write_to_the_terminal_what_it_likes(decoded, stream) -> None:
+    whole, lines = decoded(stream(head() + device(7, "a\x1b[2Jb\nc\x9bd", b"state")))
+    assert not whole
+    assert any("a\\x1b[2Jb\\nc\\x9bd" in line for line in lines)
