@@ -1,6 +1,7 @@
 """Bytes of a peer that is broken or means harm: never an error, never a byte lost."""
 
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from testbed.wire import MainChannel, Phase, ReturnPath, build_command, build_me
 from testbed.wire import device as device_module
 from testbed.wire import main_channel as main_channel_module
 from testbed.wire.element import (
+    CommandType,
     Opaque,
     Payload,
     RamFlag,
@@ -286,3 +288,82 @@ def test_other_live_sections_are_found_by_their_footers() -> None:
     assert opaque(elements) == []
     assert sum(e.value == Payload(b"chunks\1") for e in elements) == 4
     assert [e.occurrence for e in elements if e.value == Payload(b"chunks\1")] == [1, 1, 2, 1]
+
+
+def packaged(inside: bytes, size: int | None = None) -> bytes:
+    claimed = len(inside) if size is None else size
+    return build_command(CommandType.PACKAGED, claimed.to_bytes(4, "big")) + inside
+
+
+IN_A_PACKAGE = [
+    pytest.param(
+        packaged(packaged(b"\0")),
+        "no package inside it, got one of 1 byte",
+        id="package-in-package",
+    ),
+    pytest.param(
+        packaged(packaged(packaged(b""))),
+        "no package inside it, got one of 9 bytes",
+        id="three-deep",
+    ),
+    pytest.param(
+        packaged(build_command(CommandType.PING, b"\0\0\0\1")[:-2]) + b"\0\1",
+        "expected 9 bytes, got the end of the package after 7",
+        id="command-across-its-end",
+    ),
+    pytest.param(
+        packaged(device(7, "serial", bytes(20)), 30), "the end of the package", id="section-cut"
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), IN_A_PACKAGE)
+def test_a_package_holds_what_it_may(data: bytes, why: str) -> None:
+    start = head() + ram_start()
+    for step in (1, 1 << 20):
+        elements = parse(MainChannel(), steps(start + data + bytes(100), step), end=False)
+        first = opaque(elements)[0]
+        assert why in str(first.value)
+        assert first.in_package
+
+
+KIB = 1 << 10
+RUN = ram_part(*(RamPage("pc.ram", at, RamFlag.ZERO, b"\0") for at in range(0, 0x8000, 0x400)))
+LITTLE = 64 * KIB
+HELD = 2048 * KIB
+ENDLESS = {
+    # the bytes before, what comes again and again, what may be held of it, how much of it comes
+    "no-stream": (b"", b"GET / HTTP/1.1\r\n", 0, 8 * HELD),
+    "bytes-behind-the-end": (precopy(), b"more", 0, 8 * HELD),
+    "vmdesc-of-4-GiB": (TO_DEVICES + b"\0\6\xff\xff\xff\xff", b"{", 0, 8 * HELD),
+    "pages": (head() + ram_start(), RUN, LITTLE, HELD // 2),
+    "package-of-4-GiB": (head() + ram_start() + packaged(b"", 0xFFFFFFFF), RUN, LITTLE, HELD // 2),
+    "commands": (head(), build_command(CommandType.PING, b"\0\0\0\1"), LITTLE, HELD // 8),
+    "device-without-end": (TO_DEVICES + device(5, "timer", b"")[:-5], b"state", HELD, 4 * HELD),
+    "footers": (TO_DEVICES + device(5, "timer", b"")[:-5], b"\x7e\0\0\0\5", HELD, HELD + 128 * KIB),
+    "vmdesc-as-long-as-may-be": (TO_DEVICES + b"\0\6\0\x20\0\0", b"{", HELD, 4 * HELD),
+}
+COPIES = 3
+"""Of what is held: in hand, set aside, and joined."""
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_memory_stays_within_its_bound_whatever_comes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "PAYLOAD_BYTES_MAX", HELD)
+    start, again, held, fed = ENDLESS[name]
+    chunk = again * (LITTLE // len(again))
+    channel = MainChannel(page_bytes=1024)
+    channel.feed(start)
+    tracemalloc.start()
+    try:
+        for _ in range(fed // LITTLE):
+            channel.feed(chunk)
+            assert channel.pending <= held + len(chunk)
+        channel.end()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A chunk of small elements takes more than its bytes while they are handed out.
+    assert peak < held * COPIES + 100 * LITTLE
