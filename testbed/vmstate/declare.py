@@ -127,7 +127,7 @@ class Field:
     size_field: str | None = None
     """Where the state has the size of a buffer in bytes, of a bitmap in bits."""
     num: int | None = None
-    """Number of elements of an array."""
+    """Number of elements of an array; a factor, if there is a `num_field`."""
     num_field: str | None = None
     """Where the state has the number of elements."""
     pointers: bool = False
@@ -176,9 +176,10 @@ class Field:
 
     def count(self, state: State) -> int:
         """How many elements it has: in C an int, so 2^31 and more are none."""
-        if self.num is not None:
-            return self.num
-        return 1 if self.num_field is None else max(0, int32(read_path(state, self.num_field)))
+        num = 1 if self.num is None else self.num
+        if self.num_field is None:
+            return num
+        return max(0, int32(read_path(state, self.num_field) * num))
 
     def element_size(self, state: State) -> int:
         """The size of an element: in C an int, so it may be negative."""
@@ -213,6 +214,8 @@ class VmState:
     def __post_init__(self) -> None:
         """State what a declaration has to keep."""
         for each in self.subsections:
+            ours = each.name.startswith(self.name) and each.name != self.name
+            assert ours, f"{each.name} would not be loaded: it does not begin with {self.name}"
             assert len(each.name.encode()) <= NAME_BYTES_MAX, f"{each.name}: name too long"
 
     def is_needed(self, state: State) -> bool:

@@ -58,7 +58,7 @@ def _field(field: Field, with_num: bool) -> dict[str, Any]:
         "version_id": field.version_id,
         "field_exists": field.exists is not None,
     }
-    if with_num and field.num is not None:
+    if with_num and field.num is not None and field.num_field is None:
         described["num"] = field.num
     described["size"] = field.size
     if field.vmstate is not None:

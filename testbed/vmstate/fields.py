@@ -212,12 +212,12 @@ def array(field: Field, num: int) -> Field:
     return replace(field, num=num)
 
 
-def varray(field: Field, num_field: str) -> Field:
-    """Elements like that field, as many as the state has at `num_field`.
+def varray(field: Field, num_field: str, *, multiply: int | None = None) -> Field:
+    """Elements like that field, as many as the state has at `num_field`, times `multiply`.
 
     There they are an int32, uint32, uint16 or uint8: C keeps the number in an int.
     """
-    return replace(field, num_field=num_field)
+    return replace(field, num_field=num_field, num=multiply)
 
 
 def array_of_pointers(field: Field) -> Field:

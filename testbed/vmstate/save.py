@@ -117,7 +117,8 @@ class _Save:
     def _runs(self, field: Field, elements: Sequence[Any]) -> Iterator[tuple[int, int]]:
         """From where to where elements are described together: 10.0 tells NULLs from others."""
         if self._manner is not Manner.QEMU_10_0 or not field.pointers:
-            yield 0, len(elements)
+            if elements:
+                yield 0, len(elements)
             return
         first = 0
         for _, run in groupby(elements, lambda element: element is None):

@@ -49,7 +49,7 @@ def test_a_recorded_device_loads_and_saves_back_to_its_bytes_and_its_description
     section = sections(f"qemu{version}-precopy.c0")[idstr, instance_id]
     state = blank(vmstate, queue_size=1024)
     if idstr == "fdc":
-        state.state.num_floppies = 2
+        state.state.num_floppies, state.state.fifo_size = 2, 512
     source = loaded(
         vmstate, state, section.version_id, section.payload + FOOTER, step=step, ended=False
     )

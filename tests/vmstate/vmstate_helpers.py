@@ -16,6 +16,7 @@ from testbed.vmstate.fields import (
     int32,
     int32_equal,
     int64,
+    single,
     struct,
     timer,
     uint8,
@@ -27,6 +28,7 @@ from testbed.vmstate.fields import (
     varray,
     vbuffer,
 )
+from testbed.vmstate.scalars import UINT16
 from testbed.wire import MainChannel
 from testbed.wire.element import Payload, SectionType, VmDescription
 
@@ -112,7 +114,7 @@ FDC = VmState(
     2,
     (
         *map(uint8, "sra srb dor_vmstate tdr dsr msr status0 status1 status2".split()),
-        array(uint8("fifo"), 512),
+        varray(uint8("fifo"), "fifo_size"),
         uint32("data_pos"),
         uint32("data_len"),
         *map(uint8, "data_state data_dir eot timer0 timer1 precomp_trk config lock pwrd".split()),
@@ -163,7 +165,7 @@ FW_CFG = VmState(
     1,
     (
         uint16("cur_entry"),
-        uint16("cur_offset", exists=lambda _, version_id: version_id == 1),
+        single("cur_offset", UINT16, size=4, exists=lambda _, version_id: version_id == 1),
         uint32("cur_offset", version_id=2),
     ),
     (
@@ -205,7 +207,7 @@ DMA = VmState(
     (
         *map(uint8, ("command", "mask", "flip_flop")),
         int32("dshift"),
-        array(struct("regs", DMA_REGS), 4),
+        array(struct("regs", DMA_REGS, version_id=1, size=40), 4),
     ),
 )
 PS2 = VmState(
