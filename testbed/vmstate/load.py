@@ -97,8 +97,14 @@ class _Load:
         count, size = field.count(state), field.element_size(state)
         if count > ELEMENTS_MAX:
             raise VmStateFailed(EINVAL, f"{count} elements; at most {ELEMENTS_MAX}")
+        if field.make is not None:
+            yield from self._made(field, state, count)
+            return
         if field.uses_current:
-            elements = self._elements(field, state, count)
+            elements = read_path(state, field.path)
+            if len(elements) < count:  # QEMU writes behind the end of the array
+                line = f"{count} elements for an array of {len(elements)}"
+                raise VmStateFailed(EINVAL, line)
             for index in range(count):
                 found = yield from self._element(field, elements[index], size)
                 if not field.is_struct:
@@ -114,16 +120,14 @@ class _Load:
         if field.path:
             write_path(state, field.path, found)
 
-    def _elements(self, field: Field, state: State, count: int) -> list[Any]:
-        """The elements to load, those that have to be made included."""
-        if field.make is not None:
-            made = [field.make() for _ in range(count)]
-            write_path(state, field.path, made)
-            return made
-        elements: list[Any] = read_path(state, field.path)
-        if len(elements) < count:  # QEMU writes behind the end of the array
-            raise VmStateFailed(EINVAL, f"{count} elements for an array of {len(elements)}")
-        return elements
+    def _made(self, field: Field, state: State, count: int) -> Story[None]:
+        """Structs that are made one by one: a count alone costs no memory."""
+        assert field.make is not None
+        made: list[State] = []
+        write_path(state, field.path, made)
+        for _ in range(count):
+            made.append(field.make())
+            yield from self._element(field, made[-1], field.size)
 
     def _element(self, field: Field, current: Any, size: int) -> Story[Any]:
         found: Any = None
