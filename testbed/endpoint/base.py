@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+LETS_GO_WITHIN_S = 5.0
+ASKED_EVERY_S = 0.01
+YANK_SINCE = (6, 0, 0)
 
 
 class EndpointError(Exception):
@@ -144,6 +150,20 @@ class Endpoint(Protocol):
     async def migrate_recover(self, uri: str) -> None:
         """Listen at `uri` for the source of a `postcopy-paused` migration; out of band."""
         await self.command("migrate-recover", {"uri": uri}, oob=True)
+
+    async def let_go(self) -> None:
+        """Wait until a migration that has ended holds nothing that a new one needs.
+
+        QEMU since 6.0 says `completed` or `failed` a moment before it gives up the migration's
+        yank instance, and refuses another migration with `duplicate yank instance` until then. No
+        event tells, so it is asked. Whoever waits in vain is told by what follows.
+        """
+        if self.version < YANK_SINCE:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LETS_GO_WITHIN_S):
+                while {"type": "migration"} in await self.command("query-yank"):  # noqa: ASYNC110
+                    await asyncio.sleep(ASKED_EVERY_S)
 
     async def cancel(self) -> None:
         """Cancel the migration under way."""

@@ -34,6 +34,7 @@ async def save(endpoint: Endpoint, qmp: QmpSession) -> AsyncIterator[bytes]:
     await endpoint.command("stop")
     await _clear_capabilities(endpoint)
     await endpoint.command("migrate-set-parameters", {"max-bandwidth": BANDWIDTH_BYTES_PER_S})
+    await endpoint.let_go()
     with ExitStack() as stack:
         read_end, write_end = os.pipe()
         pipe = stack.enter_context(io.FileIO(read_end, "r"))

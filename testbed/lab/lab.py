@@ -157,6 +157,7 @@ class Lab:
         await self.destination.command(
             "migrate-incoming", {"uri": f"tcp:{DESTINATION_ADDRESS}:{MIGRATION_PORT}"}
         )
+        await self.source.let_go()
         await self.source.command("migrate", {"uri": self._proxy_uri})
 
     async def recover(self) -> None:

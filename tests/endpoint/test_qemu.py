@@ -484,3 +484,18 @@ async def test_what_is_no_qemu_is_a_finding(command, said) -> None:
 async def test_kvm_is_not_chosen_for_what_runs_no_guest() -> None:
     assert await choose_accelerator(["no-such-qemu"]) == "tcg"
     assert await choose_accelerator(["true"]) == "tcg"
+
+
+@pytest.mark.live
+async def test_a_migration_that_ended_is_waited_for_until_it_has_let_go() -> None:
+    slow = {"max-bandwidth": 4096}
+    async with Qemu.start("source", log=Log(), machine=MACHINE, parameters=slow) as source:
+        with socket.create_server(("127.0.0.1", 0)) as nobody_reads:
+            await source.migrate(f"tcp:127.0.0.1:{nobody_reads.getsockname()[1]}")
+            waiting = asyncio.ensure_future(source.let_go())
+            assert {"type": "migration"} in await source.command("query-yank")
+            assert not waiting.done()
+            await source.cancel()
+            await waiting
+            assert {"type": "migration"} not in await source.command("query-yank")
+            await source.migrate("exec:cat > /dev/null")
