@@ -4,6 +4,7 @@ This room is pure: bytes in, values out. Nothing here opens a socket, reads a cl
 imports another room.
 """
 
+from . import build
 from .edit import EditError, Stream
 from .encode import build_command, build_message, build_section, encode
 from .error import StreamError
@@ -30,6 +31,7 @@ __all__ = [
     "ReturnPath",
     "Stream",
     "StreamError",
+    "build",
     "build_command",
     "build_message",
     "build_section",

@@ -6,20 +6,26 @@ Layouts: QEMU `migration/savevm.c`, `migration/migration.c`, `migration/ram.c`, 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from struct import pack
 
+from . import xbzrle
 from .element import (
     Command,
     CommandType,
     ConfigurationSubsection,
     Message,
     MessageType,
+    RamBlock,
     RamFlag,
     RamPage,
+    RamTotal,
     Value,
 )
 from .encode import counted, encode
+from .multifd import PAGES_BYTES
+from .packet import MultifdPacket, MultifdPages
 from .structs import BITMAP_END_MARK, U32, U64
 
 DISCARD_VERSION = 0
@@ -69,6 +75,11 @@ def resume_ack(value: int = 1) -> Message:
     return Message(MessageType.RESUME_ACK, U32.pack(value))
 
 
+def switchover_ack() -> Message:
+    """SWITCHOVER_ACK: the destination's devices are ready for the switchover."""
+    return Message(MessageType.SWITCHOVER_ACK, b"")
+
+
 def request_pages(offset_bytes: int, size_bytes: int, block: str | None = None) -> Message:
     """REQ_PAGES of the block that was named last, or REQ_PAGES_ID with its name."""
     payload = pack(">QI", offset_bytes, size_bytes)
@@ -112,7 +123,71 @@ def page(block: str, offset_bytes: int, data: bytes, *, same_block: bool = False
         data: of the page.
         same_block: the record before it is of the same block, so its idstr is left out.
     """
-    flags = RamFlag.CONTINUE if same_block else RamFlag(0)
     if any(data):
-        return RamPage(block, offset_bytes, flags | RamFlag.PAGE, data)
-    return RamPage(block, offset_bytes, flags | RamFlag.ZERO, b"\0")
+        return RamPage(block, offset_bytes, _flags(RamFlag.PAGE, same_block), data)
+    return RamPage(block, offset_bytes, _flags(RamFlag.ZERO, same_block), b"\0")
+
+
+def xbzrle_page(
+    block: str, offset_bytes: int, old: bytes, new: bytes, *, same_block: bool = False
+) -> RamPage | None:
+    """The record of a page as its difference to `old`, which the destination has.
+
+    None if it must be sent whole; of a page that did not change, QEMU sends nothing.
+    """
+    data = xbzrle.encode(old, new)
+    if data is None:
+        return None
+    return RamPage(block, offset_bytes, _flags(RamFlag.XBZRLE, same_block), data)
+
+
+def compressed_page(
+    block: str, offset_bytes: int, data: bytes, *, level: int = 1, same_block: bool = False
+) -> RamPage:
+    """The record of a page as a zlib stream of its own; `level` is `compress-level`."""
+    packed = zlib.compress(data, level)
+    return RamPage(block, offset_bytes, _flags(RamFlag.COMPRESS_PAGE, same_block), packed)
+
+
+def block_list(blocks: Sequence[RamBlock]) -> list[Value]:
+    """The record MEM_SIZE, and the blocks whose sum it says."""
+    return [RamTotal(sum(block.used_bytes for block in blocks)), *blocks]
+
+
+def multifd_packet(
+    block: str,
+    pages: Sequence[tuple[int, bytes]] = (),
+    zero_offsets: Sequence[int] = (),
+    *,
+    packet_num: int = 0,
+    flags: int = 0,
+    page_bytes: int = 4096,
+) -> list[Value]:
+    """A multifd packet that is not compressed: its header, and its pages if it has any.
+
+    Args:
+        block: idstr, of all its pages.
+        pages: offset within the block in bytes, and data, of each.
+        zero_offsets: of the pages that are all zero, which have no data; since 9.0.
+        packet_num: counts the packets of all channels.
+        flags: `MultifdFlag`.
+        page_bytes: target page size.
+
+    Raises:
+        ValueError: more pages than a packet has offsets for.
+    """
+    slots = PAGES_BYTES // page_bytes
+    normal = tuple(offset for offset, _ in pages)
+    offsets = *normal, *zero_offsets
+    if len(offsets) > slots:
+        raise ValueError(f"{len(offsets)} pages: a packet has {slots} at most")
+    data = b"".join(data for _, data in pages)
+    filled = b"".join(map(U64.pack, offsets)).ljust(U64.size * slots, b"\0")
+    header = MultifdPacket(
+        flags, slots, len(pages), len(data), packet_num, len(zero_offsets), block, filled
+    )
+    return [header, MultifdPages(block, normal, data)] if pages else [header]
+
+
+def _flags(kind: RamFlag, same_block: bool) -> RamFlag:
+    return kind | RamFlag.CONTINUE if same_block else kind

@@ -49,6 +49,9 @@ from .structs import (
     XBZRLE_ENCODING,
 )
 
+IDSTR_BYTES_MAX = 255
+"""Of a name with its length before it: that is one byte."""
+
 
 def encode(value: Value) -> bytes:
     """Return the bytes of a value as QEMU writes them.
@@ -211,6 +214,8 @@ def counted(text: str) -> bytes:
     Raises:
         ValueError: it is longer than 255 bytes.
     """
+    if len(text) > IDSTR_BYTES_MAX:
+        raise ValueError(f"a name of {len(text)} bytes: {IDSTR_BYTES_MAX} at most")
     return bytes([len(text)]) + _text(text)
 
 

@@ -6,8 +6,13 @@ that differs. Lengths take one or two bytes. Source: QEMU `migration/xbzrle.c`, 
 
 from __future__ import annotations
 
+import re
+
 LONG = 0x80
 """Set in the first byte of a length that takes two."""
+RUN_BYTES_MAX = 0x3FFF
+"""Of one run: its length has 14 bits."""
+_DIFFERENT = re.compile(rb"[^\0]+")
 
 
 class XbzrleError(ValueError):
@@ -38,26 +43,33 @@ def decode(page: bytes, data: bytes) -> bytes:
     return bytes(made)
 
 
-def encode(page: bytes, changed: bytes) -> bytes:
-    """What makes `changed` of `page`, which is as long; empty if they are the same."""
-    runs = bytearray()
-    at, size = 0, len(page)
-    while True:
-        start = at
-        while at < size and page[at] == changed[at]:
-            at += 1
-        if at == size:
-            return bytes(runs)
-        skipped, start = at - start, at
-        while at < size and page[at] != changed[at]:
-            at += 1
-        runs += _said(skipped) + _said(at - start) + changed[start:at]
+def encode(old: bytes, new: bytes) -> bytes | None:
+    """What makes `new` of the page `old`, as QEMU encodes it; empty if they are the same.
+
+    None if it would be longer than the page, or a run longer than a length can say: such a page
+    is sent whole.
+
+    Raises:
+        ValueError: they are not of the same size.
+    """
+    if len(old) != len(new):
+        raise ValueError(f"pages of {len(old)} and {len(new)} bytes")
+    both = int.from_bytes(old, "big") ^ int.from_bytes(new, "big")
+    made = bytearray()
+    filled = 0
+    for run in _DIFFERENT.finditer(both.to_bytes(len(new), "big")):
+        start, end = run.span()
+        if max(start - filled, end - start) > RUN_BYTES_MAX:
+            return None
+        made += _encoded(start - filled) + _encoded(end - start) + new[start:end]
+        filled = end
+    return bytes(made) if len(made) <= len(new) else None
 
 
-def _said(length: int) -> bytes:
+def _encoded(length: int) -> bytes:
     if length < LONG:
         return bytes([length])
-    return bytes([length % LONG | LONG, length // LONG])
+    return bytes([length & 0x7F | LONG, length >> 7])
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

@@ -9,14 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_helpers import (
     DATA,
-    PAGE_BYTES,
-    head,
     opaque,
     parse,
     postcopy,
     precopy,
-    ram_part,
-    ram_start,
     recorded,
 )
 
@@ -26,9 +22,7 @@ from testbed.wire import (
     MultifdChannel,
     ReturnPath,
     Stream,
-    build,
     encode,
-    xbzrle,
 )
 from testbed.wire.channel import Channel
 from testbed.wire.element import (
@@ -39,7 +33,6 @@ from testbed.wire.element import (
     PageRun,
     Payload,
     RamBlock,
-    RamPage,
     RamTotal,
     SectionHeader,
     VmDescription,
@@ -288,126 +281,3 @@ def test_a_field_of_a_device_is_set_by_its_name() -> None:
     assert changed[at].raw.endswith(b"\xff" * 8)
     with pytest.raises(EditError, match="Payload: no field 'foo'; it has cpu_ticks_offset, "):
         stream.set(at, "foo", 0)
-
-
-VALUES = [
-    (build.ping(1), "08 0002 0004 00000001"),
-    (build.advise(0x1000, 0x1000), "08 0003 0010 0000000000001000 0000000000001000"),
-    (
-        build.discard("pc", [(0x1000, 0x2000)]),
-        "08 0006 0015 00 02 7063 00 0000000000001000 0000000000002000",
-    ),
-    (build.recv_bitmap("pc"), "08 000a 0003 02 7063"),
-    (build.pong(2), "0002 0004 00000002"),
-    (build.shut(0), "0001 0004 00000000"),
-    (build.resume_ack(), "0006 0004 00000001"),
-    (build.request_pages(0x3000, 0x1000), "0004 000c 0000000000003000 00001000"),
-    (build.request_pages(0x3000, 0x1000, "pc"), "0003 000f 0000000000003000 00001000 02 7063"),
-    (
-        build.received_bitmap("pc", b"\x05"),
-        "0005 0003 02 7063 0000000000000008 0500000000000000 0123456789abcdef",
-    ),
-    (
-        build.target_page_bits(12),
-        "05 1e 636f6e66696775726174696f6e2f7461726765742d706167652d62697473 00000001 0000000c",
-    ),
-    (
-        build.capabilities(["xbzrle"]),
-        "05 1a 636f6e66696775726174696f6e2f6361706162696c6974696573 00000001 "
-        "00000001 06 78627a726c65",
-    ),
-    (build.page("pc", 0x1000, bytes(4)), "0000000000001002 02 7063 00"),
-    (build.page("pc", 0x1000, b"abcd"), "0000000000001008 02 7063 61626364"),
-    (build.page("pc", 0x1000, b"abcd", same_block=True), "0000000000001028 61626364"),
-]
-
-
-@pytest.mark.parametrize(("value", "written"), VALUES)
-def test_a_value_is_built_as_qemu_writes_it(value, written: str) -> None:
-    assert encode(value) == bytes.fromhex(written)
-
-
-def test_messages_and_commands_that_are_built_are_read_again() -> None:
-    back = [each for each, _ in VALUES if isinstance(each, Message)]
-    found = parse(ReturnPath(), [b"".join(map(encode, back))])
-    assert [each.value for each in found] == back
-    forth = [build.ping(3), build.recv_bitmap("pc.ram"), build.ping(4)]
-    name = "qemu7.2-postcopy.c0.fwd"
-    start = recorded(name)[: elements_of(name)[0].end]
-    machine = elements_of(name)[1].raw
-    elements = parse(MainChannel(), [start + machine + build.package(forth)])
-    assert [each.value for each in elements if each.in_package] == forth
-
-
-@given(
-    st.binary(min_size=300, max_size=300),
-    st.lists(st.tuples(st.integers(0, 299), st.binary(max_size=150)), max_size=5),
-)
-def test_a_changed_page_comes_back(page: bytes, changes: list[tuple[int, bytes]]) -> None:
-    changed = bytearray(page)
-    for at, data in changes:
-        changed[at : at + len(data)] = data
-    now = bytes(changed[:300])
-    runs = xbzrle.encode(page, now)
-    assert xbzrle.decode(page, runs) == now
-    assert (runs == b"") is (page == now)
-
-
-def test_long_runs_take_two_bytes() -> None:
-    page = bytes(4096)
-    changed = bytes(200) + b"\1" * 300 + bytes(4096 - 500)
-    runs = xbzrle.encode(page, changed)
-    assert runs == bytes([200 & 0x7F | 0x80, 1, 300 & 0x7F | 0x80, 2]) + b"\1" * 300
-    assert xbzrle.decode(page, runs) == changed
-
-
-NAMES = st.sampled_from(["pc.ram", "vga.vram", "/rom@etc/acpi/tables"])
-U32 = st.integers(0, (1 << 32) - 1)
-MESSAGES = st.one_of(
-    st.builds(build.pong, U32),
-    st.builds(build.shut, U32),
-    st.builds(build.resume_ack, U32),
-    st.builds(build.request_pages, st.integers(0, (1 << 64) - 1), U32, st.none() | NAMES),
-    st.builds(build.received_bitmap, NAMES, st.binary(max_size=40)),
-)
-COMMANDS = st.one_of(
-    st.builds(build.ping, U32),
-    st.builds(build.recv_bitmap, NAMES),
-    st.builds(build.discard, NAMES, st.lists(st.tuples(U32, U32), min_size=1, max_size=12)),
-)
-
-
-@given(st.lists(MESSAGES))
-def test_any_messages_are_read_as_they_were_built(messages: list[Message]) -> None:
-    found = parse(ReturnPath(), [b"".join(map(encode, messages))])
-    assert [each.value for each in found if each.raw] == messages
-
-
-@given(
-    st.lists(COMMANDS),
-    st.lists(st.tuples(st.sampled_from(["pc.ram", "/rom@etc/acpi/rsdp"]), st.integers(0, 31))),
-    st.lists(COMMANDS, min_size=1),
-)
-def test_any_stream_is_read_as_it_was_built(
-    commands: list[Command], places: list[tuple[str, int]], packaged: list[Command]
-) -> None:
-    pages = [
-        build.page(
-            block,
-            number * PAGE_BYTES,
-            bytes([number % 3]) * PAGE_BYTES,
-            same_block=at > 0 and places[at - 1][0] == block,
-        )
-        for at, (block, number) in enumerate(places)
-    ]
-    stream = b"".join(
-        (head(), *map(encode, commands), ram_start(), ram_part(*pages), build.package(packaged))
-    )
-    found = parse(MainChannel(), [stream])
-    assert b"".join(each.raw for each in found) == stream
-    values = [each.value for each in found]
-    assert [each for each in values if isinstance(each, RamPage)] == pages
-    said = [each for each in values if isinstance(each, Command)]
-    assert [each for each in said if each.name != "PACKAGED"] == commands + packaged
-    encoded = [encode(each.value) for each in found if not isinstance(each.value, Opaque)]
-    assert b"".join(encoded) == stream
