@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.wire.edit import EditError, flipped, number
+from testbed.wire import EditError
 from testbed.wire.element import Element, SectionHeader
+from testbed.wire.piece import flipped, number
 
 from .command import Command, End, GoDark, Wait
 from .place import Miss, Range

@@ -74,12 +74,6 @@ def begins_device_phase(element: Element) -> bool:
     return is_full and not element.in_package
 
 
-def resized(packaged: bytes, delta: int) -> bytes:
-    """The command PACKAGED for a package that has grown by `delta` bytes."""
-    (size,) = U32.unpack(packaged[-U32.size :])
-    return packaged[: -U32.size] + U32.pack(size + delta)
-
-
 def _payload_sizes(elements: list[Element]) -> dict[tuple[str, int], int]:
     sizes: dict[tuple[str, int], int] = {}
     for element in elements:

@@ -22,11 +22,12 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.piece import Piece
 
 from .command import Command, End, GoDark, HalfClose, Observed, Send
 from .describe import describe
 from .edit import BETWEEN_BYTES, Edit, connection_commands, edit_of
-from .hold import Hold, begins_device_phase, package_bytes, resized
+from .hold import Hold, begins_device_phase, package_bytes
 from .ledger import DEVICE_BYTES_MAX, Ledger
 from .place import Known, Matcher, Miss
 from .plan import CommandPlace, Fault, OffsetPlace, SectionPlace, Side, Truncate
@@ -220,7 +221,7 @@ class Lane(Generic[Parser]):
         sent = sum(len(command.data) for command in rest if isinstance(command, Send))
         delta = sent - sum(len(element.raw) for element in inner)
         if delta and not self._shut and first == self._send(packaged.raw):
-            first = self._send(resized(packaged.raw, delta))
+            first = self._send(Piece.of(packaged).add("payload", delta).raw)
         return first + rest
 
     def _flush(self) -> list[Command]:

@@ -5,9 +5,9 @@ imports another room.
 """
 
 from . import build
-from .edit import EditError, Stream
+from .edit import Stream
 from .encode import build_command, build_message, build_section, encode
-from .error import StreamError
+from .error import EditError, StreamError
 from .identify import ChannelKind, OpaqueChannel, channel_of
 from .layout import Layout
 from .learned import LearnedLayout

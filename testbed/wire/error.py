@@ -1,4 +1,4 @@
-"""The one error of this room: bytes that are not the stream we know."""
+"""The errors of this room: bytes that are not the stream we know, edits that cannot be made."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class Cut(StreamError):
         self.args = (
             f"cut short at offset {offset:#x}, in {inside}: expected {expected}, got {got}",
         )
+
+
+class EditError(ValueError):
+    """The edit cannot be made: the mistake of who asked; the text says why, and what could be."""

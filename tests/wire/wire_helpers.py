@@ -9,7 +9,16 @@ from itertools import cycle
 from mmap import mmap
 from pathlib import Path
 
-from testbed.wire import build_command, build_section, encode
+from testbed.wire import (
+    MainChannel,
+    MultifdChannel,
+    PreemptChannel,
+    ReturnPath,
+    Stream,
+    build_command,
+    build_section,
+    encode,
+)
 from testbed.wire.channel import Channel
 from testbed.wire.element import (
     CommandType,
@@ -27,6 +36,7 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.identify import FIRST_BYTES, ChannelKind, channel_of
 
 DATA = Path(__file__).parent.parent / "data"
 PAGE_BYTES = 1024
@@ -210,3 +220,37 @@ def postcopy() -> bytes:
             encode(EndOfStream()),
         )
     )
+
+
+RECORDED = sorted(path.name.removesuffix(".bin.xz") for path in DATA.glob("*.bin.xz"))
+BUILT = {"precopy": precopy(), "postcopy": postcopy()}
+
+
+def channel_for(name: str, data: bytes) -> Channel:
+    """The parser for what was recorded under that name."""
+    if ".ret" in name:
+        return ReturnPath()
+    if name == "qemu7.2-preempt.c1.fwd":
+        return PreemptChannel()
+    if ".rec." in name:
+        return MainChannel(recovery=True)
+    kind = channel_of(data[:FIRST_BYTES])
+    return MultifdChannel() if kind is ChannelKind.MULTIFD else MainChannel()
+
+
+@lru_cache(2)
+def elements_of(name: str) -> list[Element]:
+    """The elements of a stream that was recorded, or of one of `BUILT`."""
+    data = BUILT.get(name) or recorded(name)
+    return parse(channel_for(name, data), [data])
+
+
+def stream_of(name: str) -> Stream:
+    """A stream that was recorded, or one of `BUILT`, to be edited."""
+    return Stream(elements_of(name))
+
+
+def index_of(name: str, kind: type, nth: int = 0) -> int:
+    """Where that stream has its nth element of that kind."""
+    found = [at for at, each in enumerate(elements_of(name)) if isinstance(each.value, kind)]
+    return found[nth]
