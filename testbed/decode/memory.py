@@ -18,6 +18,9 @@ FLAGS = {
     "compressed": RamFlag.COMPRESS_PAGE,
 }
 KINDS = tuple(FLAGS)
+BLOCKS_MAX = 4096
+"""Told apart; a hostile stream can name others without end, which count as `OTHERS`."""
+OTHERS = "(others)"
 
 
 @dataclass(slots=True)
@@ -130,4 +133,6 @@ class Memory:
                 self._block(value.idstr).used_bytes = value.used_bytes
 
     def _block(self, name: str) -> BlockCounts:
+        if name not in self.blocks and len(self.blocks) >= BLOCKS_MAX:
+            name = OTHERS
         return self.blocks.setdefault(name, BlockCounts())

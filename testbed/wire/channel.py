@@ -67,7 +67,8 @@ class Channel:
         """The connection ended: return what that decides.
 
         Unless the channel was complete, the last element is an `Opaque` that says what was cut
-        and what was expected; it is empty if the cut lies exactly between two elements.
+        and what was expected; it is empty if the cut lies exactly between two elements, or if what
+        cannot be was the last thing that came.
         """
         if self._reader.ended:
             return []
@@ -84,7 +85,7 @@ class Channel:
         return elements
 
     def _guarded(self) -> Generator[None, None, None]:
-        why = AFTER_THE_END
+        why, told = AFTER_THE_END, True
         try:
             yield from self._story()
         except Cut as error:
@@ -92,10 +93,12 @@ class Channel:
             return
         except StreamError as error:
             self._gave_up()
-            why = str(error)
+            why, told = str(error), False
         while True:
-            if self._reader.available or self._reader.held:
+            # What went wrong is told even if not a byte is left to tell it of.
+            if self._reader.available or self._reader.held or (self._reader.ended and not told):
                 self._opaque(why)
+                told = True
             if self._reader.ended:
                 return
             yield from self._reader.wait(1)

@@ -314,6 +314,8 @@ class MainChannel(Channel):
             raise
         except StreamError as error:
             why = str(error)
+            if not reader.held and reader.offset == reader.limit:
+                self._opaque(why)  # empty: not a byte of the package is left to tell it of
         while reader.held or reader.offset < reader.limit:
             if not reader.held:
                 yield from reader.need(1, "package")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wire_helpers import head, ram_part, ram_start, recorded
 
 from testbed.decode.channels import SourceError
+from testbed.decode.memory import BLOCKS_MAX, OTHERS, Memory
 from testbed.decode.show import Wanted, show
 from testbed.wire import MainChannel, encode, xbzrle
 from testbed.wire.element import RamBlock, RamFlag, RamPage, RamTotal
@@ -131,3 +132,13 @@ def test_a_mapped_ram_file_has_the_pages_that_its_bitmaps_name(tmp_path: Path) -
         expected = data[at : at + len(content)]
         assert content == (bytes(len(content)) if name == "pc.ram" else expected)
         assert any(content) == (name != "pc.ram")
+
+
+def test_names_of_blocks_without_end_are_counted_together() -> None:
+    """A stream can list other blocks again and again; what is told of them has a bound."""
+    memory = Memory()
+    for number in range(BLOCKS_MAX + 1000):
+        memory.add(RamPage(f"block{number}", 0, RamFlag.ZERO, b"\0"), PAGE_BYTES)
+    assert len(memory.blocks) == BLOCKS_MAX + 1
+    assert memory.blocks[OTHERS].pages == 1000
+    assert memory.pages == BLOCKS_MAX + 1000

@@ -5,25 +5,42 @@ the second one how the rest is cut into chunks. Run it for longer:
 
     python tests/fuzz/fuzz_wire.py FOLDER -runs=1000000 -seed=1 -max_len=4096 -timeout=10
 
-with the extra `fuzz` installed. FOLDER takes what reaches new code; `--seeds FOLDER` fills it.
+with the extra `fuzz` installed. FOLDER takes what reaches new code; `--seeds FOLDER` fills it,
+`--pack FOLDER` makes the archive of it that `test_corpus.py` replays.
 """
 
 from __future__ import annotations
 
+import lzma
 import random
 import sys
+import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/wire"), str(ROOT / "tests/decode")]
 
+CORPUS = Path(__file__).with_name("corpus.tar.xz")
 INSTRUMENTED = ("testbed.wire", "testbed.decode")
 SEED_BYTES_MAX = 4000
 PIECES = (1, 3, 64, 1 << 20)
+HELD_MAX = 100
+SMALL = {
+    "device.PAYLOAD_BYTES_MAX": HELD_MAX,
+    "described.HELD_BYTES_MAX": HELD_MAX,
+    "live.DATA_BYTES_MAX": 40,
+    "main_channel.SECTIONS_MAX": 8,
+    "main_channel.VMDESC_BYTES_MAX": 400,
+    "ram.BLOCKS_MAX": 3,
+}
+"""Bounds of `testbed.wire` that no short input would reach, as `_bounded` has them."""
 
 
 class Broken(AssertionError):
@@ -85,9 +102,13 @@ def check(data: bytes) -> None:
 
 def _channel(make: Callable[[], object]) -> Callable[[bytes, int], None]:
     def run(data: bytes, how: int) -> None:
+        from testbed.wire import Phase
         from testbed.wire.element import Opaque, PageRun
 
-        elements = _elements(make(), _pieces(data, how), data)
+        channel = make()
+        elements = _elements(channel, _pieces(data, how), data)
+        if getattr(channel, "phase", None) is Phase.OPAQUE:
+            _hold(isinstance(elements[-1].value, Opaque), "gave up without a reason")
         whole = _elements(make(), [data], data)
         if not any(isinstance(each.value, PageRun) for each in whole):
             _alike(elements, whole)
@@ -101,14 +122,20 @@ def _channel(make: Callable[[], object]) -> Callable[[bytes, int], None]:
     return run
 
 
-def _elements(channel, pieces, data):
+def _elements(channel, pieces, data, *, silent=False, held_max=None):
     elements, tiled = [], 0
     for piece in pieces:
-        for element in channel.feed(piece):
+        found = channel.feed(piece)
+        if silent:
+            found += channel.silence()
+        for element in found:
             _hold(element.offset == tiled, f"{element} does not begin at {tiled}")
             tiled = element.end
             elements.append(element)
         _hold(tiled + channel.pending == channel.fed, f"{channel.pending} pending at {tiled}")
+        if held_max is not None:
+            held = len(channel._reader.held)
+            _hold(held <= held_max + len(piece), f"{held} bytes held")
     for element in channel.end():
         _hold(element.offset == tiled, f"{element} does not begin at {tiled}")
         tiled = element.end
@@ -145,6 +172,35 @@ def _recut(elements):
         return
     raw = b"".join(each.raw for each in anew)
     _hold(raw == b"".join(each.raw for each in elements), "bytes changed by cutting them anew")
+
+
+def _silent(data: bytes, how: int) -> None:
+    """The peer falls silent after each chunk; what that decides may be wrong, but tiles."""
+    from testbed.wire import MainChannel
+
+    _elements(MainChannel(page_bytes=1024), _pieces(data, how), data, silent=True)
+
+
+def _bounded(data: bytes, how: int) -> None:
+    """With bounds that are soon reached, no more than they say is held."""
+    from testbed.wire import MainChannel
+    from testbed.wire.element import SectionHeader, SectionType
+
+    with ExitStack() as stack:
+        for name, bound in SMALL.items():
+            module, constant = name.split(".")
+            where = import_module(f"testbed.wire.{module}")
+            stack.enter_context(patch.object(where, constant, bound))
+        channel = MainChannel(page_bytes=1024)
+        elements = _elements(channel, _pieces(data, how), data, held_max=HELD_MAX)
+        announced = sum(
+            isinstance(each.value, SectionHeader)
+            and each.value.type in (SectionType.START, SectionType.FULL)
+            for each in elements
+        )
+        _hold(announced <= SMALL["main_channel.SECTIONS_MAX"], f"{announced} sections")
+        blocks = channel.ram().blocks
+        _hold(len(blocks) <= SMALL["ram.BLOCKS_MAX"] + 1, f"{len(blocks)} blocks")
 
 
 def _layout(data: bytes, _how: int) -> None:
@@ -226,7 +282,7 @@ def _hold(condition: bool, what: str) -> None:
         raise Broken(what)
 
 
-OTHERS = (_layout, _learned, _xbzrle, _capture, _decoded)
+OTHERS = (_layout, _learned, _xbzrle, _capture, _decoded, _silent, _bounded)
 
 
 @cache
@@ -241,19 +297,22 @@ def seeds() -> Iterator[bytes]:
     from wire_helpers import DATA, postcopy, precopy, recorded
 
     built = [precopy(), postcopy()]
+    decoded, silent, bounded = 13, 14, 15
     for stream in built:
-        for which in (1, 2, 3, len(checks()) - 1):
+        for which in (1, 2, 3, decoded, silent, bounded):
             yield bytes([which, 3]) + stream[:SEED_BYTES_MAX]
     for path in sorted(DATA.glob("*.bin.xz")):
         data = recorded(path.name.removesuffix(".bin.xz"))
         which = 5 if ".ret." in path.name else 0
-        which = {".c1.": 6, ".c2.": 6}.get(path.name[-len(".c1.fwd.bin.xz") :][:4], which)
+        if ".c1." in path.name or ".c2." in path.name:
+            which = 7 if "preempt" in path.name else 6
         yield bytes([which, 3]) + data[:SEED_BYTES_MAX]
         if which == 0:
             if (at := data.rfind(b"\x04\0\0\0", 0, data.rfind(b'"devices"'))) > 0:
                 yield bytes([0, 3]) + data[:26] + data[at : at + SEED_BYTES_MAX]
             if (at := data.find(b"{", data.rfind(b"\0\x06"))) > 0:
                 yield bytes([9, 0]) + data[at:][:SEED_BYTES_MAX]
+    yield from _built_seeds()
     packets = Ends().whole(precopy()[:600], postcopy()[:300], size=200)
     yield bytes([12, 0]) + pcap(packets)
     yield bytes([12, 0]) + pcapng(packets)
@@ -263,6 +322,45 @@ def seeds() -> Iterator[bytes]:
     from testbed.wire import LearnedLayout, MainChannel
 
     yield bytes([10, 0]) + LearnedLayout.of(parse(MainChannel(), [precopy()])).to_json()
+
+
+def _built_seeds() -> Iterator[bytes]:
+    """What no recorded stream has at its beginning."""
+    from hostile_helpers import mapped
+    from wire_helpers import head
+
+    from testbed.wire import build_section
+
+    at = len(mapped(0, 0))
+    yield bytes([1, 3]) + mapped(at, at + 16, 1024, page_bytes=1024) + bytes(1040) + b"\0" * 7
+    vfio = bytes.fromhex("ffffffffef100004 0000000000000002 6162 ffffffffef100001")
+    attributes = bytes.fromhex("0000000000001002 0000000000000001 aa 0000000000000001")
+    table = bytes.fromhex("00000000 00000001 0001 0000") + bytes(16 + 8)
+    for idstr, version, payload in (
+        ("0000:00:01.0/vfio", 1, vfio),
+        ("s390-storage_attributes", 0, attributes),
+        ("spapr/htab", 1, table),
+    ):
+        yield bytes([1, 3]) + head() + build_section(1, 3, idstr, 0, version, payload)
+
+
+def pack(folder: Path) -> None:
+    """Write the files of a folder, which a fuzzer filled, as the corpus."""
+    with lzma.open(CORPUS, "wb", preset=9) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for path in sorted(folder.iterdir()):
+            member = tarfile.TarInfo(path.name)  # nothing of this machine, no time
+            member.size = path.stat().st_size
+            with path.open("rb") as data:
+                tar.addfile(member, data)
+
+
+def corpus() -> Iterator[tuple[str, bytes]]:
+    """The inputs that reach all that a fuzzer ever reached, by name."""
+    with tarfile.open(CORPUS, "r:xz") as tar:
+        for member in tar:
+            data = tar.extractfile(member)
+            assert data is not None, "plain files only"
+            yield member.name, data.read()
 
 
 def peak_bytes(data: bytes) -> int:
@@ -276,7 +374,10 @@ def peak_bytes(data: bytes) -> int:
 
 
 def main() -> None:
-    """Fuzz, or write the seeds."""
+    """Fuzz, write the seeds, or pack the corpus."""
+    if sys.argv[1:2] == ["--pack"]:
+        pack(Path(sys.argv[2]))
+        return
     if sys.argv[1:2] == ["--seeds"]:
         folder = Path(sys.argv[2])
         folder.mkdir(parents=True, exist_ok=True)
