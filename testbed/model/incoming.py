@@ -1,0 +1,179 @@
+"""What a destination is told and does: its state, its effects, and the numbers that it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+from testbed.vmstate import Incoming, Story, VmState
+from testbed.wire.element import Message
+from testbed.wire.encode import encode
+
+from .configuration import Configuration
+from .profile import Profile
+from .registry import Entry, Registry
+
+
+class PostcopyState(IntEnum):
+    """`PostcopyState` of QEMU's `migration/postcopy-ram.h`, with its numbers."""
+
+    NONE = 0
+    ADVISE = 1
+    DISCARD = 2
+    LISTENING = 3
+    RUNNING = 4
+    END = 5
+
+
+class Status(StrEnum):
+    """`MigrationStatus` of QAPI, those of a destination."""
+
+    SETUP = "setup"
+    ACTIVE = "active"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER = "postcopy-recover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line on stderr, without the program's name."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Bytes for the return path."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Became:
+    """Another status of the migration."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMayRun:
+    """The machine is loaded: announce it, and start the guest if it is to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """Close the connection, both directions; a paused migration waits for another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The process ends with that status."""
+
+    status: int
+
+
+Effect = Say | Answer | Became | GuestMayRun | HangUp | Exit
+
+
+class PostcopyRam(Protocol):
+    """What the RAM handler does for postcopy, beside loading its sections."""
+
+    target_page_bytes: int
+    host_page_bytes: int
+    page_sizes: int
+    """Of all blocks, or-ed."""
+
+    def prepare_discard(self) -> None:
+        """Forget which pages were received: they begin to count."""
+
+    def discard(self, block: str, start: int, length: int) -> None:
+        """Drop a range of pages.
+
+        Raises:
+            VmStateFailed: there is no such block or range.
+        """
+
+    def listen(self) -> None:
+        """Pages that are missing are asked for from now on."""
+
+    def requested_again(self) -> list[Message]:
+        """The requests for pages that are still missing, for a new connection."""
+
+    def received_bitmap(self, block: str) -> Message | None:
+        """Which pages of a block were received; None if there is no such block."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """What a destination loads into."""
+
+    name: str
+    registry: Registry
+    ram: PostcopyRam
+    configuration: VmState
+    """The VMSD of the configuration section; its hooks compare it with the machine's own."""
+    configuration_state: Configuration
+    has_configuration: bool = True
+    has_footers: bool = True
+    sends_vmdesc: bool = True  # and expects it
+    is_xen: bool = False
+    postcopy_enabled: bool = False  # the capability postcopy-ram
+
+
+@dataclass(slots=True)
+class MigrationIncoming:
+    """Where a migration stands: QEMU's MigrationIncomingState, and what it has to tell."""
+
+    machine: Machine
+    profile: Profile
+    file: Incoming
+    can_answer: bool = True  # the transport has a way back
+    answers: bool = False  # OPEN_RETURN_PATH came
+    status: Status = Status.ACTIVE
+    postcopy: PostcopyState = PostcopyState.NONE
+    listening: bool = False  # the listen thread reads the main channel
+    effects: list[Effect] = field(default_factory=list)
+    loaded_ids: dict[int, tuple[Entry, int]] = field(default_factory=dict)
+    """By section_id: whose START or FULL section came with it, and of which version."""
+
+    def say(self, line: str) -> None:
+        """Have a line on stderr."""
+        self.effects.append(Say(line))
+
+    def become(self, status: Status) -> None:
+        """Change the status, and say so."""
+        if status is not self.status:
+            self.status = status
+            self.effects.append(Became(status))
+
+    def answer(self, message: Message) -> None:
+        """Send a message on the return path, if there is one."""
+        if self.answers:
+            self.effects.append(Answer(encode(message)))
+
+
+def get(file: Incoming, count: int) -> Story[bytes]:
+    """The next `count` bytes; those beyond the end read as zeros, and set the file's error."""
+    return (yield from file.read(count)).ljust(count, b"\0")
+
+
+def number(file: Incoming, size: int) -> Story[int]:
+    """A big-endian number of `size` bytes; see `get`."""
+    return int.from_bytes((yield from get(file, size)), "big")
+
+
+def counted_string(file: Incoming) -> Story[str | None]:
+    """A name with its length before it; None if it is empty or was cut.
+
+    As in C it ends at its first NUL. Source: QEMU `migration/qemu-file.c`,
+    `qemu_get_counted_string`.
+    """
+    length = yield from number(file, 1)
+    data = yield from file.read(length)
+    if not length or len(data) < length:
+        return None
+    return data.split(b"\0")[0].decode("latin-1")
