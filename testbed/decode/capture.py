@@ -7,6 +7,7 @@ A connection is a migration's if what its source sent first says so. What says n
 from __future__ import annotations
 
 import ipaddress
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,7 +18,9 @@ from .packets import NOT_IP, NOT_TCP, SYN, Buffer, PacketReader, Segment
 from .reassembly import Bounds, Half
 
 CONNECTIONS_MAX = 16384
-"""Known at one time; the oldest one that is no migration's, as far as is known, makes room."""
+"""Known at one time; the oldest one that is no migration's, as far as is known, makes room.
+
+And so many may be a migration's, those included whose ends were used again."""
 NAMED_MAX = 12
 """Connections passed over whose names are told."""
 UNDECIDED_PIECES_MAX = 4096
@@ -64,6 +67,7 @@ class Finder:
         self._buffer = buffer
         self._bounds = Bounds(name)
         self._live: dict[bytes, tuple[Connection, int]] = {}
+        self._others: OrderedDict[int, Connection] = OrderedDict()  # of the live ones, by number
         self._ours: list[Connection] = []
         self._targets: set[tuple[bytes, bytes, int]] = set()
         self._opened = 0
@@ -120,21 +124,27 @@ class Finder:
                 self._close(older[0])
         if len(self._live) >= 2 * CONNECTIONS_MAX:
             self._make_room()
+        self._others[connection.number] = connection
         self._live[flow] = connection, 0
         self._live[_reversed(flow)] = connection, 1
         return connection, 0
 
     def _make_room(self) -> None:
-        for flow, (connection, _) in self._live.items():
-            if connection.kind is None:
-                del self._live[flow]
-                self._live.pop(_reversed(flow), None)
-                self._close(connection)
-                return
-        raise SourceError(f"{self._bounds.name}: more than {CONNECTIONS_MAX} migration connections")
+        if not self._others:
+            raise self._too_many()
+        _, connection = self._others.popitem(last=False)
+        for each in (connection.flow, _reversed(connection.flow)):
+            self._live.pop(each, None)
+        self._close(connection)
+
+    def _too_many(self) -> SourceError:
+        return SourceError(
+            f"{self._bounds.name}: more than {CONNECTIONS_MAX} migration connections"
+        )
 
     def _close(self, connection: Connection) -> None:
         """Nothing more comes of a connection."""
+        self._others.pop(connection.number, None)
         if connection.kind is None and not connection.passed_over:
             for half in connection.halves:
                 half.flush()
@@ -156,7 +166,10 @@ class Finder:
             kind = channel_of(half.head(self._buffer, HEAD_BYTES))
             target = connection.target(side)
             if kind in MARKED or (kind in UNMARKED and target in self._targets):
+                if len(self._ours) >= CONNECTIONS_MAX:
+                    raise self._too_many()
                 connection.kind, connection.sender = kind, side
+                self._others.pop(connection.number, None)
                 self._targets.add(target)
                 self._ours.append(connection)
                 return

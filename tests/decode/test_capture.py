@@ -1,6 +1,7 @@
 """Migrations in captures: found among other connections, put together as they were received."""
 
 import random
+import time
 from functools import cache
 from itertools import zip_longest
 
@@ -27,6 +28,7 @@ from testbed.decode import capture as capture_module
 from testbed.decode import reassembly
 from testbed.decode.capture import read_capture
 from testbed.decode.channels import SourceError
+from testbed.decode.packets import Segment
 from testbed.wire import MainChannel
 
 STREAM = precopy()
@@ -375,6 +377,33 @@ def test_migration_connections_are_bounded(monkeypatch):
     packets = [each for number in range(6) for each in other(number).whole(STREAM)]
     with pytest.raises(SourceError, match="more than 5 migration connections"):
         read(pcap(packets))
+
+
+def test_migration_connections_of_the_same_ends_are_bounded_too(monkeypatch):
+    """Each SYN that cannot be the earlier connection's opens another one in its place."""
+    monkeypatch.setattr(capture_module, "CONNECTIONS_MAX", 5)
+    again = [  # the ports of a source come again
+        each
+        for number in range(6)
+        for each in Ends(source_isn=1_000_000 * number).whole(STREAM[:2000])
+    ]
+    with pytest.raises(SourceError, match="more than 5 migration connections"):
+        read(pcap(again))
+
+
+def test_connections_beyond_the_bound_do_not_look_at_all_migrations():
+    """Room is made in one step, however many connections of migrations are older."""
+    finder = capture_module.Finder(b"QEVM\0\0\0\3", "x")
+    count = capture_module.CONNECTIONS_MAX
+    flows = [number.to_bytes(8, "big") + bytes(4) for number in range(1, 2 * count)]
+    began = time.process_time()
+    for flow in flows[: count - 1]:
+        finder.take(Segment(0, flow, 1, 0x02, 0, 0, 0))
+        finder.take(Segment(0, flow, 2, 0x10, 0, 8, 8))
+    for flow in flows[count:]:
+        finder.take(Segment(0, flow, 1, 0x02, 0, 0, 0))
+    assert time.process_time() - began < 100e-6 * len(flows)
+    assert len(finder.finish()) == count - 1
 
 
 def test_indexed_segments_are_bounded_and_those_of_others_do_not_count(monkeypatch):

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Any bytes, to any parser: they end as elements that tile them, whatever the bytes are.
 
 `check` is what both a coverage-guided fuzzer and pytest call. Its first byte chooses the parser,
@@ -303,7 +304,7 @@ def seeds() -> Iterator[bytes]:
             yield bytes([which, 3]) + stream[:SEED_BYTES_MAX]
     for path in sorted(DATA.glob("*.bin.xz")):
         data = recorded(path.name.removesuffix(".bin.xz"))
-        which = 5 if ".ret." in path.name else 0
+        which = 5 if ".ret." in path.name else 4 if ".rec." in path.name else 0
         if ".c1." in path.name or ".c2." in path.name:
             which = 7 if "preempt" in path.name else 6
         yield bytes([which, 3]) + data[:SEED_BYTES_MAX]
