@@ -12,17 +12,8 @@ from collections.abc import Generator
 from testbed.vmstate import Incoming, Story
 from testbed.wire import build
 
-from .incoming import (
-    Became,
-    Effect,
-    Exit,
-    GuestMayRun,
-    HangUp,
-    Machine,
-    MigrationIncoming,
-    PostcopyState,
-    Status,
-)
+from .effects import Became, Effect, Exit, GuestMayRun, HangUp, Status
+from .incoming import Machine, MigrationIncoming, PostcopyState
 from .loadvm import load_elements, load_machine
 from .profile import Profile
 
@@ -39,7 +30,7 @@ class Destination:
         self._mis = MigrationIncoming(machine, profile, Incoming(), can_answer=can_answer)
         self._mis.effects.append(Became(Status.ACTIVE))
         self._main: Generator[None, None, None] | None = self._incoming()
-        self._listener: Generator[None, None, None] | None = None
+        self._listener: Generator[None, None, None] | None = self._listen()
         self.exited = False
 
     @property
@@ -78,9 +69,7 @@ class Destination:
         mis = self._mis
         if not self.exited:
             self._main = _resumed(self._main)
-            if mis.listening and self._listener is None and not self._ended():
-                self._listener = self._listen()
-            if self._listener is not None and not self._ended():
+            if mis.listening and not self._ended():
                 self._listener = _resumed(self._listener)
         effects, mis.effects = mis.effects, []
         for at, effect in enumerate(effects):

@@ -1,9 +1,9 @@
-"""What a destination is told and does: its state, its effects, and the numbers that it reads."""
+"""Where a destination stands, and the numbers that it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import Protocol
 
 from testbed.vmstate import Incoming, Story, VmState
@@ -11,6 +11,7 @@ from testbed.wire.element import Message
 from testbed.wire.encode import encode
 
 from .configuration import Configuration
+from .effects import Became, Effect, Say, Send, Status
 from .profile import Profile
 from .registry import Entry, Registry
 
@@ -24,59 +25,6 @@ class PostcopyState(IntEnum):
     LISTENING = 3
     RUNNING = 4
     END = 5
-
-
-class Status(StrEnum):
-    """`MigrationStatus` of QAPI, those of a destination."""
-
-    SETUP = "setup"
-    ACTIVE = "active"
-    POSTCOPY_ACTIVE = "postcopy-active"
-    POSTCOPY_PAUSED = "postcopy-paused"
-    POSTCOPY_RECOVER = "postcopy-recover"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """A line on stderr, without the program's name."""
-
-    line: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Bytes for the return path."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Became:
-    """Another status of the migration."""
-
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class GuestMayRun:
-    """The machine is loaded: announce it, and start the guest if it is to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Close the connection, both directions; a paused migration waits for another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """The process ends with that status."""
-
-    status: int
-
-
-Effect = Say | Answer | Became | GuestMayRun | HangUp | Exit
 
 
 class PostcopyRam(Protocol):
@@ -153,7 +101,7 @@ class MigrationIncoming:
     def answer(self, message: Message) -> None:
         """Send a message on the return path, if there is one."""
         if self.answers:
-            self.effects.append(Answer(encode(message)))
+            self.effects.append(Send(encode(message)))
 
 
 def get(file: Incoming, count: int) -> Story[bytes]:

@@ -12,15 +12,8 @@ from testbed.vmstate import Incoming, Story, VmStateFailed
 from testbed.wire import build
 from testbed.wire.element import CommandType
 
-from .incoming import (
-    GuestMayRun,
-    MigrationIncoming,
-    PostcopyState,
-    Status,
-    counted_string,
-    get,
-    number,
-)
+from .effects import GuestMayRun, Status
+from .incoming import MigrationIncoming, PostcopyState, counted_string, get, number
 
 EINVAL, EAGAIN, ERANGE = -errno.EINVAL, -errno.EAGAIN, -errno.ERANGE
 FAILED = -1

@@ -1,13 +1,26 @@
 """A small machine to load into, and streams for it."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from testbed.model.configuration import Configuration, configuration
 from testbed.model.destination import Destination
-from testbed.model.incoming import Answer, Became, Exit, GuestMayRun, HangUp, Machine, Say
+from testbed.model.effects import (
+    Became,
+    Exit,
+    GuestMayRun,
+    HangUp,
+    ResumeGuest,
+    Say,
+    Send,
+    StopGuest,
+)
+from testbed.model.incoming import Machine
+from testbed.model.outgoing import Outgoing
 from testbed.model.profile import PROFILES
 from testbed.model.registry import Registry
-from testbed.vmstate import VmState, VmStateFailed, fields
+from testbed.model.source import Parameters, Source
+from testbed.vmstate import Manner, VmState, VmStateFailed, fields
 from testbed.wire import ReturnPath, build, build_section, encode
 from testbed.wire.element import (
     Command,
@@ -55,6 +68,51 @@ class Ram:
         if record != EOS:
             raise VmStateFailed(-22, f"Unknown combination of migration flags: {record[-1]:#x}")
 
+    # As a source: some rounds of sections, each with nothing but EOS
+
+    postcopiable = True
+    rounds = 3
+
+    def is_active(self):
+        return True
+
+    def setup(self):
+        return EOS
+
+    def iterate(self, _most_bytes):
+        self.rounds -= 1
+        return EOS, not self.rounds
+
+    def complete(self, *, postcopy):
+        self.done.append("complete postcopy" if postcopy else "complete")
+        return EOS
+
+    def pending_bytes(self):
+        return 1000 * self.rounds
+
+    def cleanup(self):
+        self.done.append("cleanup")
+
+    def discards(self):
+        return [build.discard("pc.ram", [(0x1000, 0x2000)])]
+
+    def request(self, block, offset, _size):
+        if block not in (None, "pc.ram"):
+            return f"ram_save_queue_pages no block '{block}'"
+        self.done.append(("requested", offset))
+        return None
+
+    def requests_bitmaps(self):
+        return [build.recv_bitmap("pc.ram")]
+
+    def reload_bitmap(self, message):
+        if message != build.received_bitmap("pc.ram", b"\1"):
+            return "ram_dirty_bitmap_reload: ramblock 'pc.ram' bitmap size mismatch (0x0 != 0x8)"
+        self.rounds = 2
+        return None
+
+    # As a destination
+
     def prepare_discard(self):
         self.done.append("prepare")
 
@@ -78,6 +136,9 @@ class Old:
     """Five bytes."""
 
     payload = b""
+
+    def save(self):
+        return self.payload
 
     def load(self, source, _version_id):
         self.payload = yield from source.read(5)
@@ -140,7 +201,7 @@ class Bed:
     @property
     def answers(self):
         parser = ReturnPath()
-        found = parser.feed(b"".join(effect.data for effect in self.of(Answer)))
+        found = parser.feed(b"".join(effect.data for effect in self.of(Send)))
         return [str(each.value.name) for each in found]
 
     @property
@@ -194,3 +255,144 @@ PACKAGE = packaged(LISTEN, timer(), serial(), ping(3), RUN)
 TO_POSTCOPY = head() + OPEN + ping(1) + ADVISE + SETUP + ram()
 DISCARD = encode(build.discard("pc.ram", [(0x1000, 0x2000)]))
 POSTCOPY = TO_POSTCOPY + DISCARD + ping(2) + PACKAGE + ping(4) + ram() + ram(SectionType.END) + EOF
+
+
+def outgoing(profile):
+    """A machine to be sent, whose state is that of PRECOPY."""
+    registry, ram, old = Registry(), Ram(), Old()
+    old.payload = b"abcde"
+    registry.register(TIMER, Timer(1, 2))
+    registry.register_live("ram", 0, 4, ram)
+    registry.register_old_style("serial", 1, 3, old)
+    manner = Manner.QEMU_7_2 if profile.pauses else Manner.QEMU_2_9
+    sent = Configuration(MACHINE)
+    return Outgoing(registry, ram, configuration(profile), sent, manner=manner)
+
+
+@dataclass
+class Pair:
+    """A source and a destination in one process, on a clock of their own.
+
+    After `cut` bytes forward the connection is lost, for both at once.
+    """
+
+    profile: str = "7.2"
+    postcopy: bool = False
+    return_path: bool = True
+    cut: int | None = None
+
+    def __post_init__(self):
+        profile = PROFILES[self.profile]
+        self.bed = Bed(self.profile, postcopy=self.postcopy)
+        self.bed.registry.unregister(self.bed.serial)
+        self.bed.registry.register_old_style("serial", 1, 3, self.bed.serial)
+        self.machine = outgoing(profile)
+        parameters = Parameters(
+            return_path=self.return_path, postcopy=self.postcopy, max_bandwidth_bytes=20_000
+        )
+        self.source = Source(self.machine, self.machine.ram, profile, parameters)
+        self.source.start_postcopy_at_once = self.postcopy
+        self.now_s = 0.0
+        self.forward = b""
+        self.effects = []
+        self.connected = True
+        self.runs_at = {"source"}
+        self.queue, self.draining = deque(), False
+
+    def run(self, turns=500):
+        """Until both are done, or nothing happens any more."""
+        self._do(self.source.begin(self.now_s))
+        return self.go_on(turns)
+
+    def go_on(self, turns=500):
+        for _ in range(turns):
+            if self.source.is_over or not self.connected:
+                break
+            before = len(self.forward), self.source.status, self.source.next_at_s
+            self.now_s = max(self.now_s, self.source.next_at_s)
+            self._do(self.source.advance(self.now_s))
+            if before == (len(self.forward), self.source.status, self.source.next_at_s):
+                break
+        return self
+
+    def recover(self):
+        self.connected, self.cut = True, None
+        self._arrived(self.bed.destination.recover())
+        self._do(self.source.recover())
+        return self.go_on()
+
+    # Everything that happens is queued: nobody acts while another one still does
+
+    def _do(self, effects):
+        self.queue += [("source", effect) for effect in effects]
+        self._drain()
+
+    def _arrived(self, effects):
+        self.queue += [("destination", effect) for effect in effects]
+        self._drain()
+
+    def _drain(self):
+        if self.draining:
+            return
+        self.draining = True
+        while self.queue:
+            side, effect = self.queue.popleft()
+            if side == "source":
+                self.effects.append(effect)
+                self._of_source(effect)
+            else:
+                self.bed.effects.append(effect)
+                self._of_destination(effect)
+        self.draining = False
+
+    def _of_source(self, effect):
+        match effect:
+            case Send(data):
+                self._carry(data)
+            case StopGuest():
+                self.runs_at.discard("source")
+            case ResumeGuest():
+                self.runs_at.add("source")
+            case HangUp():
+                self._lose(source=False)
+
+    def _of_destination(self, effect):
+        match effect:
+            case Send(data) if self.connected:
+                self._do(self.source.back(data))
+            case GuestMayRun():
+                self.runs_at.add("destination")
+            case Exit():
+                self.runs_at.discard("destination")
+                self._lose(destination=False)
+            case HangUp():
+                self._lose(destination=False)
+
+    def _carry(self, data):
+        if not self.connected:
+            return
+        left = len(data) if self.cut is None else self.cut - len(self.forward)
+        self.forward += data[:left]
+        self._arrived(self.bed.destination.feed(data[:left]))
+        if left < len(data):
+            self._lose()
+
+    def _lose(self, *, source=True, destination=True):
+        """The connection is gone, for who does not know it yet."""
+        if not self.connected:
+            return
+        self.connected = False
+        if destination:
+            self._arrived(self.bed.destination.end())
+        if source:
+            self._do(self.source.back_ended())
+            if not self.source.is_over and not self.source.has_written_all:
+                self._do(self.source.write_failed(-32, "Broken pipe"))
+
+    @property
+    def statuses(self):
+        return [str(effect.status) for effect in self.effects if isinstance(effect, Became)]
+
+    @property
+    def said(self):
+        return [effect.line for effect in self.effects if isinstance(effect, Say)]
