@@ -85,8 +85,26 @@ class MigrationIncoming:
     postcopy: PostcopyState = PostcopyState.NONE
     listening: bool = False  # the listen thread reads the main channel
     effects: list[Effect] = field(default_factory=list)
-    loaded_ids: dict[int, tuple[Entry, int]] = field(default_factory=dict)
-    """By section_id: whose START or FULL section came with it, and of which version."""
+    _by_id: dict[int, tuple[Entry, int]] = field(default_factory=dict)
+    _by_entry: dict[Entry, tuple[int, int]] = field(default_factory=dict)
+
+    def begun(self, entry: Entry, section_id: int, version_id: int) -> None:
+        """A START or FULL section of that entry came."""
+        self._by_id[section_id] = entry, version_id
+        self._by_entry[entry] = section_id, version_id
+
+    def begun_as(self, section_id: int) -> tuple[Entry, int] | None:
+        """Whose PART or END section that is, and of which version; None: nobody's.
+
+        In 7.2 every entry of which no section came has the id 0, and version 0.
+        """
+        if not self.profile.ids_are_of_entries:
+            return self._by_id.get(section_id)
+        for entry in self.machine.registry:
+            known_id, version_id = self._by_entry.get(entry, (0, 0))
+            if known_id == section_id:
+                return entry, version_id
+        return None
 
     def say(self, line: str) -> None:
         """Have a line on stderr."""

@@ -139,7 +139,7 @@ def _start_full(mis: MigrationIncoming, file: Incoming) -> Story[None]:
         raise VmStateFailed(EINVAL, f"savevm: unsupported {said}")
     if mis.machine.is_xen and entry.is_ram:
         raise VmStateFailed(EINVAL, f"loadvm: {idstr} RAM loading not allowed on Xen")
-    mis.loaded_ids[section_id] = entry, version_id
+    mis.begun(entry, section_id, version_id)
     try:
         yield from _payload(entry, file, version_id)
     except VmStateFailed as failed:
@@ -152,7 +152,7 @@ def _part_end(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     section_id = yield from number(file, 4)
     if mis.profile.notices_short_reads:
         _check(file, "qemu_loadvm_section_part_end: Failed to read section ID: {}")
-    found = mis.loaded_ids.get(section_id)
+    found = mis.begun_as(section_id)
     if found is None:
         raise VmStateFailed(EINVAL, f"Unknown savevm section {_signed(section_id)}")
     entry, version_id = found

@@ -20,6 +20,9 @@ class Profile:
     """It looks for an error of its file behind each id and type, and not only at the end."""
     pauses: bool
     """A link that is lost in postcopy pauses the migration; or it is the end of it."""
+    ids_are_of_entries: bool
+    """An entry remembers the last section_id that it was loaded by, and 0 before; or each
+    section_id that came remembers its entry."""
     closes_with_shut: bool
     """SHUT is sent whenever the incoming state is torn down, not only after postcopy."""
     setup_advice: str
@@ -37,6 +40,7 @@ PROFILES = {
             package_bytes_max=1 << 24,
             notices_short_reads=False,
             pauses=False,
+            ids_are_of_entries=False,
             closes_with_shut=False,
             setup_advice="",
         ),
@@ -48,6 +52,7 @@ PROFILES = {
             package_bytes_max=(1 << 32) - 1,
             notices_short_reads=True,
             pauses=True,
+            ids_are_of_entries=True,
             closes_with_shut=True,
             setup_advice=(
                 ". Make sure that your current VM setup matches your saved VM setup, "

@@ -48,9 +48,14 @@ class Timer:
 TIMER = VmState(
     "timer",
     version_id=2,
-    minimum_version_id=2,
-    fields=(fields.int64("ticks"), fields.int64("clock")),
+    minimum_version_id=1,
+    fields=(
+        fields.int64("cpu_ticks_offset", attribute="ticks"),
+        fields.unused(8),
+        fields.int64("cpu_clock_offset", attribute="clock", version_id=2),
+    ),
 )
+"""As QEMU has it: `softmmu/cpu-timers.c`, 7.2."""
 
 
 class Ram:
@@ -222,7 +227,7 @@ def ram(kind=SectionType.PART, version_id=4, payload=EOS):
 
 
 def timer(ticks=1, clock=2, *, version_id=2):
-    payload = ticks.to_bytes(8, "big") + clock.to_bytes(8, "big")
+    payload = ticks.to_bytes(8, "big") + bytes(8) + clock.to_bytes(8, "big")
     return build_section(SectionType.FULL, TIMER_ID, "timer", 0, version_id, payload)
 
 

@@ -156,6 +156,15 @@ REFUSED = [
     ),
     (head() + b"\x7e", ["Unknown savevm section type 126", EINVAL], None),
     (head() + b"\2\0\0\0\x63", ["Unknown savevm section 99", EINVAL], None),
+    (
+        head() + b"\2\0\0\0\0",
+        ["Unknown savevm section 0", EINVAL],
+        [
+            "timer: incoming version_id 0 is too old for local minimum version_id  1",
+            "error while loading state section id 0(timer)",
+            EINVAL,
+        ],
+    ),
     (head() + b"\3\xff\xff\xff\xff", ["Unknown savevm section -1", EINVAL], None),
     (
         head() + build_section(4, 9, "nobody", 3, 1, b""),
@@ -169,9 +178,9 @@ REFUSED = [
         None,
     ),
     (
-        head() + timer(version_id=1),
+        head() + timer(version_id=0),
         [
-            "timer: incoming version_id 1 is too old for local minimum version_id  2",
+            "timer: incoming version_id 0 is too old for local minimum version_id  1",
             "error while loading state for instance 0x0 of device 'timer'",
             EINVAL,
         ],
@@ -194,7 +203,7 @@ REFUSED = [
     (
         head() + LIVE + timer()[:-12],
         [
-            "Failed to load timer:clock",
+            "Failed to load timer:cpu_clock_offset",
             "error while loading state for instance 0x0 of device 'timer'",
             EIO,
         ],
@@ -315,7 +324,7 @@ ACCEPTED = [
     (head("") + PRECOPY[len(head()) :], []),
     (head() + EOF + VMDESC, []),
     (head() + LIVE + SETUP + timer() + timer(5) + EOF + VMDESC, []),
-    (head() + build_section(4, 99, "timer", 0xFFFFFFFF, 2, bytes(16)) + EOF + VMDESC, []),
+    (head() + build_section(4, 99, "timer", 0xFFFFFFFF, 2, bytes(24)) + EOF + VMDESC, []),
     (PRECOPY[: -len(VMDESC)] + b"\x55", ["Expected vmdescription section, but got 85"]),
     (PRECOPY[: -len(VMDESC)], ["Expected vmdescription section, but got 0"]),
     (PRECOPY[:-5], []),
