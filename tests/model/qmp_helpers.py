@@ -68,7 +68,7 @@ class Machine:
         return _no_disk(arguments)
 
     def assemble(self):
-        self.monitor = Monitor(self.commands, self.version)
+        self.monitor = Monitor(self.commands, self.version, is_running=lambda: self.running)
         add_basics(self.commands, self.hmp, self, version=self.version)
         self.commands.add(
             "migrate-set-capabilities", lambda _: None, {"capabilities": Array(CAPABILITY)}

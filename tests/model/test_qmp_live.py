@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import shutil
+import socket
 from contextlib import suppress
 
 import pytest
 import pytest_asyncio
-from qmp_helpers import TIMES, Machine, Version, answers, connected, listening, within
+from qmp_helpers import END, TIMES, Machine, Version, answers, connected, listening, within
 
 pytestmark = [
     pytest.mark.live,
@@ -36,6 +38,7 @@ SYNTAX = [
     *(b"{'a' 1}", b"{1:2}", b"{'a':1 'b':2}", b"[1 2]", b"{'a':1,'a':2}", b"{'a':1,}", b"[,]"),
     *(b"01 ", b"-a ", b"1.x ", b"1e+ ", b"0e5 ", b"%p ", b"/* */{}", b"TRUE ", b"abc1 ", b"a-b "),
     *(b"\0", b"\1\2", b"\x7f", b"\x80\x81", b"\xff", b"@@ 5\t{}", b"@\n@", b"[[@]]", b"{'execute"),
+    *(b"[" + b"a" * 2000 + b"]", b"'" + b"a" * 2000 + b"\n"),  # one of the texts is cut
     *(rb"'\q'", rb"'\u12'", rb"'\ud800'", rb"'\udbff\udfff'", rb"'\uFFFE'", b"'a\nb'", b"'\xfe'"),
     *(b"'\xc3('", b"'\xed\xa0\x80'", b"'\xef\xbf\xbf'", b"[" * 1024 + b"]" * 1024, b"[" * 1025),
     *(bytes([byte]) * 3 + b"{}" for byte in range(0, 256, 5)),
@@ -178,6 +181,78 @@ async def test_the_same_input_has_the_same_answers(real, ours, inputs):
         if found != expected:
             different.append((data[:200], expected, found))
     assert not different
+
+
+def getfd(name, count=1):
+    return execute("getfd", "{'fdname': '" + name + "'}"), count
+
+
+def add_fd(arguments):
+    return execute("add-fd", "{" + arguments + "}"), 1
+
+
+def remove_fd(arguments):
+    return execute("remove-fd", "{" + arguments + "}"), 0
+
+
+QUERY_FDSETS = (execute("query-fdsets"), 0)
+
+PASSED_ALONG = [
+    # conversations of messages, each with so many descriptors
+    [
+        *(
+            getfd("a"),
+            getfd("1", 2),
+            getfd("b"),
+            getfd("a"),
+            getfd("c", 0),
+            getfd(""),
+            getfd("b", 0),
+        ),
+        *((execute("closefd", "{'fdname': '" + name + "'}"), 0) for name in ("b", "b", "a", "")),
+        *((b"\n", 2), (b"\n", 0), getfd("later", 0), getfd("y", 0)),
+        (getfd("p")[0] + getfd("q")[0], 1),
+    ],
+    [
+        *(add_fd(""), add_fd("'opaque': 'x'"), add_fd("'fdset-id': 7"), add_fd("'fdset-id': -1")),
+        *(add_fd("'fdset-id': 7, 'opaque': 'o'"), QUERY_FDSETS, (execute("add-fd"), 0)),
+        *(remove_fd("'fdset-id': 0"), remove_fd("'fdset-id': 7, 'fd': 1000"), QUERY_FDSETS),
+        *(
+            remove_fd("'fdset-id': 9"),
+            remove_fd("'fdset-id': 9, 'fd': 1"),
+            add_fd(""),
+            QUERY_FDSETS,
+        ),
+    ],
+    [QUERY_FDSETS],
+    [(execute("stop"), 0), add_fd(""), QUERY_FDSETS],
+    [QUERY_FDSETS, (execute("cont"), 0)],
+    [QUERY_FDSETS],
+]
+
+
+async def test_descriptors_are_taken_and_lost_alike(real, ours):
+    for messages in PASSED_ALONG:
+        assert await conversation(ours, messages) == await conversation(real, messages)
+
+
+async def conversation(path, messages):
+    """All lines that come in answer to `messages`; numbers of descriptors are left out."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as client, open("/dev/null") as null:  # noqa: ASYNC230
+        client.connect(str(path))
+        client.sendall(execute("qmp_capabilities"))
+        for data, count in messages:
+            socket.send_fds(client, [data], [null.fileno()] * count)
+        client.sendall(END)
+        client.setblocking(False)
+        received = b""
+        while b'"id": "end"' not in received:
+            data = await within(loop.sock_recv(client, 1 << 16))
+            assert data, received
+            received += data
+    lines = TIMES.sub(b"...", re.sub(rb'"fd": \d+', b'"fd": ...', received)).splitlines()
+    return lines[2:-1]
 
 
 async def test_greeting_and_quit_are_the_same(tmp_path, real):

@@ -27,6 +27,10 @@ INTEGER_DIGITS_MAX = 20
 """Those of the largest integer that QEMU has, an unsigned one of 64 bits."""
 
 
+WHAT_MAX = 1023
+"""Characters of what the parser (not the lexer) says is wrong; the rest is cut."""
+
+
 class JsonError(Exception):
     """The input is no JSON that QEMU would read; the text is QEMU's."""
 
@@ -278,4 +282,4 @@ def _unicode_escape(token: bytes, position: int) -> tuple[str, int]:
 
 
 def _error(what: str) -> JsonError:
-    return JsonError(f"JSON parse error, {what}")
+    return JsonError(f"JSON parse error, {what[:WHAT_MAX]}")

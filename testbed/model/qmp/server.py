@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .commands import Commands, Version
-from .descriptors import RECEIVED_MAX, Descriptors
+from .descriptors import Descriptors, receive
 from .error import CommandError
 from .session import Call, Session
 
@@ -32,14 +32,21 @@ class Monitor:
     """A QMP monitor.
 
     Args:
-        commands: what it executes; `getfd` and `closefd` are added.
+        commands: what it executes; those for descriptors are added.
         version: told in the greeting.
+        is_running: whether the guest runs; sets of descriptors outlive the client if it does not.
         clock: nanoseconds since the epoch, for events.
     """
 
     def __init__(
-        self, commands: Commands, version: Version, clock: Callable[[], int] = time.time_ns
+        self,
+        commands: Commands,
+        version: Version,
+        *,
+        is_running: Callable[[], bool] = lambda: True,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._is_running = is_running
         self._commands = commands
         self._version = version
         self._clock = clock
@@ -88,6 +95,8 @@ class Monitor:
         finally:
             self._client = None
             self.descriptors.receive(())
+            if self._is_running():
+                self.descriptors.sets.close()
             client.close()
 
     def execute(self, client: _Client) -> None:
@@ -185,9 +194,7 @@ class _Client:
     def _receive(self) -> None:
         try:
             if self._socket.family == socket.AF_UNIX:
-                data, fds, _, _ = socket.recv_fds(
-                    self._socket, READ_BYTES, RECEIVED_MAX, socket.MSG_CMSG_CLOEXEC
-                )
+                data, fds = receive(self._socket, READ_BYTES)
                 if fds:
                     self._monitor.descriptors.receive(fds)
             else:
