@@ -14,6 +14,7 @@ from qmp_helpers import VERSION, Machine, answers, connected, listening, within
 
 from testbed.model.qmp.commands import Commands
 from testbed.model.qmp.error import CommandError
+from testbed.model.qmp.fdsets import FdSets
 from testbed.model.qmp.server import OUTPUT_BYTES_HIGH
 from testbed.model.qmp.session import QUEUE_MAX, Session
 
@@ -384,6 +385,31 @@ async def test_a_descriptor_that_nobody_took_is_closed(path):
             await lines_of(client, 2)
         async with connected(path):
             assert open_count() == before
+
+
+def test_a_set_is_opened_by_its_path_for_the_access_it_has(tmp_path):
+    sets = FdSets()
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    number = sets.add(os.open(file, os.O_RDONLY))
+    sets.add(os.open(file, os.O_WRONLY), number)
+    copy = sets.open(f"/dev/fdset/{number}", os.O_WRONLY)
+    sets.close()
+    os.pwrite(copy, b"C", 0)
+    os.close(copy)
+    assert file.read_bytes() == b"Content"
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("/dev/fdset/0", PermissionError), ("/dev/fdset/1", FileNotFoundError)]
+)
+def test_what_no_set_has_is_not_opened(path, error):
+    sets = FdSets()
+    sets.add(os.open("/dev/null", os.O_RDONLY))
+    with pytest.raises(error):
+        sets.open(path, os.O_RDWR)
+    assert sets.open("/dev/null", os.O_RDWR) is None
+    sets.close()
 
 
 # QEMU's own shell
