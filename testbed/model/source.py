@@ -6,7 +6,7 @@ Source: QEMU `migration/migration.c`, `migration_thread`, `postcopy_start`, `mig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -364,7 +364,7 @@ class Source:
             self._window_bytes += len(data)
             self._effects.append(Send(data))
 
-    def _send_all(self, pieces: Iterator[bytes] | map[bytes]) -> None:
+    def _send_all(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
             self._send(piece)
 
@@ -380,7 +380,6 @@ LENGTHS = {
     MessageType.RESUME_ACK: 4,
 }
 """Of the payloads; the others' vary."""
-NAMES = {MessageType.REQ_PAGES_ID: "REQ_PAGES_ID"}
 
 
 def wrong_message(message: Message) -> str | None:
