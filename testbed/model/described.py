@@ -19,6 +19,7 @@ from testbed.vmstate import (
     Field,
     Info,
     Loader,
+    Node,
     Saver,
     Source,
     Story,
@@ -59,8 +60,9 @@ class OpenCoded(Info):
 class Sized:
     """State of which only the size is known, as a handler of an `OldStyle` entry."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, described: Node) -> None:
         self.data = bytes(size_bytes)
+        self.described: Node | None = described
 
     def save(self) -> bytes:
         """The bytes that came."""
@@ -88,14 +90,15 @@ def register_described(
         KeyError, TypeError, ValueError: it is no vmdesc.
     """
     entries = []
-    for node in json.loads(vmdesc)["devices"]:
+    described = dict(json.loads(vmdesc, object_pairs_hook=Node))["devices"]
+    for node, whole in zip(json.loads(vmdesc)["devices"], described, strict=True):
         key = node["name"], node["instance_id"]
         try:
             if "vmsd_name" not in node:
                 raise NotDeclarable
             vmstate = declared(node)
         except NotDeclarable:
-            sized = Sized(size_of(node))
+            sized = Sized(size_of(node), whole)
             entry = registry.register_old_style(*key, versions[key], sized)
         else:
             entry = registry.register(vmstate, blank(vmstate), key[1])

@@ -106,7 +106,9 @@ class Outgoing:
         for entry in self.registry:
             if entry.old_style is not None:
                 payload = entry.old_style.save()
-                node = old_style_node(entry.idstr, entry.instance_id, len(payload))
+                node = entry.old_style.described or old_style_node(
+                    entry.idstr, entry.instance_id, len(payload)
+                )
             elif entry.vmstate is not None and entry.vmstate.is_needed(entry.state):
                 saved = save(entry.vmstate, entry.state, manner=self.manner)
                 payload = saved.data

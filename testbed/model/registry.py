@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from testbed.vmstate import Source, State, Story, VmState
+from testbed.vmstate import Node, Source, State, Story, VmState
 
 IDSTR_CHARACTERS_MAX = 255
 """QEMU has it in 256 bytes, the last one a NUL; what is longer is cut."""
@@ -24,6 +24,9 @@ class RegistryError(Exception):
 
 class OldStyle(Protocol):
     """State that is saved and loaded by code, without a VMSD."""
+
+    described: Node | None
+    """Its entry in a vmdesc, if more is known of it than the size."""
 
     def save(self) -> bytes:
         """The payload of its FULL section."""

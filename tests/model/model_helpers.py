@@ -141,6 +141,7 @@ class Old:
     """Five bytes."""
 
     payload = b""
+    described = None
 
     def save(self):
         return self.payload
