@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
-from testbed.vmstate import Incoming, Story, VmState
+from testbed.vmstate import Incoming, Source, Story, VmState
 from testbed.wire.element import Message
 from testbed.wire.encode import encode
 
@@ -122,17 +122,17 @@ class MigrationIncoming:
             self.effects.append(Send(encode(message)))
 
 
-def get(file: Incoming, count: int) -> Story[bytes]:
+def get(file: Source, count: int) -> Story[bytes]:
     """The next `count` bytes; those beyond the end read as zeros, and set the file's error."""
     return (yield from file.read(count)).ljust(count, b"\0")
 
 
-def number(file: Incoming, size: int) -> Story[int]:
+def number(file: Source, size: int) -> Story[int]:
     """A big-endian number of `size` bytes; see `get`."""
     return int.from_bytes((yield from get(file, size)), "big")
 
 
-def counted_string(file: Incoming) -> Story[str | None]:
+def counted_string(file: Source) -> Story[str | None]:
     """A name with its length before it; None if it is empty or was cut.
 
     As in C it ends at its first NUL. Source: QEMU `migration/qemu-file.c`,

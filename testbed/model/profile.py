@@ -27,6 +27,19 @@ class Profile:
     """SHUT is sent whenever the incoming state is torn down, not only after postcopy."""
     setup_advice: str
     """Behind the text for a section that nobody knows."""
+    lists_page_sizes: bool
+    """With postcopy the block list has the page size of a block whose pages are not the host's."""
+    no_flags: str
+    """A RAM record's flags that are 0, as the text says them."""
+    size_mismatch: str
+    """A block's size that is not its own; of `block`, `theirs` and `ours`."""
+    too_large: str
+    """A block's size that is beyond what it can have; the same."""
+    unaligned_length: str
+    """A range to discard that is not whole pages; of `end`, its host address, and `length`."""
+    checks_postcopy_pages: bool
+    """In postcopy it looks for an error of its file behind the flags of a RAM record, and counts
+    the target pages of a host page; or it wants them in order, and says more of a bad block."""
 
 
 PROFILES = {
@@ -43,6 +56,12 @@ PROFILES = {
             ids_are_of_entries=False,
             closes_with_shut=False,
             setup_advice="",
+            lists_page_sizes=False,
+            no_flags="0",
+            size_mismatch="Length mismatch: {block}: {theirs:#x} in != {ours:#x}",
+            too_large="Length too large: {block}: {theirs:#x} > {ours:#x}",
+            unaligned_length="Unaligned end address: {end:#x}",
+            checks_postcopy_pages=False,
         ),
         Profile(
             name="7.2",
@@ -58,7 +77,14 @@ PROFILES = {
                 ". Make sure that your current VM setup matches your saved VM setup, "
                 "including any hotplugged devices"
             ),
+            lists_page_sizes=True,
+            no_flags="0x0",
+            size_mismatch="Size mismatch: {block}: {theirs:#x} != {ours:#x}",
+            too_large="Size too large: {block}: {theirs:#x} > {ours:#x}",
+            unaligned_length="Unaligned length: {length:x}",
+            checks_postcopy_pages=True,
         ),
     )
 }
-"""By name. Sources: QEMU `migration/savevm.c` of early 2017, and of 7.2."""
+"""By name. Sources: QEMU `migration/savevm.c`, `migration/ram.c` and `exec.c` of early 2017;
+`softmmu/physmem.c` instead of the last one of 7.2."""

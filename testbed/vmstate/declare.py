@@ -46,6 +46,12 @@ class Source(Protocol):
     def peek(self, count: int, *, skip: int = 0) -> Story[bytes]:
         """`count` bytes from `skip` bytes ahead, without reading them; fewer only at the end."""
 
+    def in_hand(self) -> memoryview:
+        """What came and was not read yet, uncopied; to be released before anything else is done."""
+
+    def skip(self, count: int) -> None:
+        """Have read the next `count` of the bytes in hand."""
+
 
 class Loader(Protocol):
     """What an `Info` loads with."""

@@ -36,11 +36,21 @@ class Incoming:
         """Say that nothing more will come."""
         self._ended = True
 
+    def in_hand(self) -> memoryview:
+        """What came and was not read yet, uncopied; to be released before anything else is done."""
+        with memoryview(self._data) as view:
+            return view[self._at :]
+
+    def skip(self, count: int) -> None:
+        """Have read the next `count` of the bytes in hand."""
+        assert count <= self.available, "what is skipped is there"
+        self._at += count
+        self.offset += count
+
     def read(self, count: int) -> Story[bytes]:
         """The next `count` bytes; fewer only at the end of the stream."""
         found = yield from self.peek(count)
-        self._at += len(found)
-        self.offset += len(found)
+        self.skip(len(found))
         return found
 
     def peek(self, count: int, *, skip: int = 0) -> Story[bytes]:

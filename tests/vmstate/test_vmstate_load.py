@@ -447,3 +447,14 @@ def test_an_int_of_c_wraps_around() -> None:
         -(1 << 31),
         5,
     ]
+
+
+def test_what_is_in_hand_can_be_seen_and_skipped():
+    source = Incoming(b"abcdef")
+    with source.in_hand() as view:
+        assert bytes(view) == b"abcdef"
+    source.skip(2)
+    assert (source.offset, source.available) == (2, 4)
+    source.feed(b"g")
+    with source.in_hand() as view:
+        assert bytes(view) == b"cdefg"
