@@ -31,7 +31,7 @@ from testbed.wire.element import EndOfStream, Payload, SectionFooter, SectionHea
 from testbed.wire.piece import Piece
 
 SEED = int(os.environ.get("SEED", "20261124"))
-CASES = int(os.environ.get("CASES", "160"))
+CASES = int(os.environ.get("CASES", "120"))
 SAME_TEXT = 0.95
 WITHIN_S = 20
 QEMU = "qemu-system-x86_64"

@@ -173,7 +173,7 @@ def test_a_run_is_bounded() -> None:
     assert [len(run.records) for run in runs_of(data)] == [RECORDS_MAX, 5]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(0, 9000), st.lists(st.integers(1, 400_000), min_size=1, max_size=5))
 @example(8192, [10_000])
 @example(0, [1_000_000])
