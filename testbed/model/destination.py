@@ -125,6 +125,7 @@ class Destination:
     def _close(self, *, after_postcopy: bool) -> None:
         """Tear the incoming state down, and tell the source that all is done."""
         mis = self._mis
+        mis.machine.ram.end()
         if mis.profile.closes_with_shut or after_postcopy:
             mis.answer(build.shut(int(mis.file.error != 0)))
         mis.effects.append(HangUp())

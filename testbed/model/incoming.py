@@ -35,8 +35,11 @@ class PostcopyRam(Protocol):
     page_sizes: int
     """Of all blocks, or-ed."""
 
+    def advise(self) -> None:
+        """Postcopy may come: drop all memory, so that what never comes is missing then."""
+
     def prepare_discard(self) -> None:
-        """Forget which pages were received: they begin to count."""
+        """The first DISCARD came, or LISTEN without any."""
 
     def discard(self, block: str, start: int, length: int) -> None:
         """Drop a range of pages.
@@ -47,6 +50,9 @@ class PostcopyRam(Protocol):
 
     def listen(self) -> None:
         """Pages that are missing are asked for from now on."""
+
+    def end(self) -> None:
+        """The migration is over: what did not come is zero, and nobody waits for it."""
 
     def requested_again(self) -> list[Message]:
         """The requests for pages that are still missing, for a new connection."""

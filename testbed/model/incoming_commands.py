@@ -149,6 +149,7 @@ def _page_sizes(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     if theirs != ram.target_page_bytes:
         said = f"matching target page sizes (s={theirs} d={ram.target_page_bytes})"
         raise VmStateFailed(FAILED, f"Postcopy needs {said}")
+    ram.advise()
 
 
 def _discard(mis: MigrationIncoming, file: Incoming, length: int) -> Story[None]:
@@ -187,7 +188,7 @@ def _listen(mis: MigrationIncoming) -> None:
         said = f"in wrong postcopy state ({before:d})"
         raise VmStateFailed(FAILED, f"CMD_POSTCOPY_LISTEN {said}")
     if before is PostcopyState.ADVISE:
-        mis.machine.ram.prepare_discard()  # nothing was discarded, but it counts from here
+        mis.machine.ram.prepare_discard()
     mis.machine.ram.listen()
     if mis.listening:
         raise VmStateFailed(FAILED, "CMD_POSTCOPY_RAM_LISTEN already has a listen thread")

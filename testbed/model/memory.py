@@ -9,8 +9,9 @@ Source: QEMU `softmmu/physmem.c` (`exec.c` in 2.9), `include/exec/ramblock.h`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from mmap import MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 
 BLOCK_BYTES_MAX = 1 << 40
 """Of one block: what was never written takes no room, but has a byte for each page."""
@@ -42,6 +43,8 @@ class Block:
     def __post_init__(self) -> None:
         """Make its memory, all zero."""
         self.data = mmap(-1, self.max_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        with suppress(OSError):  # not every kernel has them
+            self.data.madvise(MADV_HUGEPAGE)  # as QEMU does: faults page by page cost more
         self.written = bytearray(self.max_bytes // self.target_page_bytes)
         self.received = bytearray(self.max_bytes // self.target_page_bytes)
 

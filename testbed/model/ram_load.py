@@ -49,14 +49,12 @@ class RamLoad:
     Args:
         memory: to load into.
         profile: whose checks and texts.
-        accepts_compressed: the capability `compress`.
     """
 
-    def __init__(
-        self, memory: Memory, profile: Profile, *, accepts_compressed: bool = False
-    ) -> None:
+    def __init__(self, memory: Memory, profile: Profile) -> None:
         self.memory, self._profile = memory, profile
-        self._compressed = accepts_compressed
+        self.accepts_compressed = False
+        """The capability compress."""
         self._low = memory.target_page_bytes - 1  # the bits of a record that are flags
         self._block: Block | None = None  # of the last record, whichever section it was in
         self._advised = False
@@ -66,6 +64,11 @@ class RamLoad:
         self._advised = True
         for block in self.memory.migratable:
             block.drop(0, block.max_bytes)
+
+    def end(self) -> None:
+        """The migration is over."""
+        self._advised = False
+        self._block = None
 
     def load(self, source: Source, version_id: int) -> Story[None]:
         """The payload of a section, up to its EOS record.
@@ -149,7 +152,7 @@ class RamLoad:
     # Records before postcopy
 
     def _record(self, source: Source, flags: RamFlag, at: int) -> Story[None]:
-        if flags & RamFlag.COMPRESS_PAGE and not self._compressed:
+        if flags & RamFlag.COMPRESS_PAGE and not self.accepts_compressed:
             raise VmStateFailed(EINVAL, "Received an unexpected compressed page")
         block = None
         if flags & PAGES:

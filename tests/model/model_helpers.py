@@ -118,6 +118,12 @@ class Ram:
 
     # As a destination
 
+    def advise(self):
+        self.done.append("advise")
+
+    def end(self):
+        self.done.append("end")
+
     def prepare_discard(self):
         self.done.append("prepare")
 

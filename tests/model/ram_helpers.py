@@ -37,9 +37,9 @@ EOS = word(0, 0x10)
 class Loading:
     """A RAM handler of a destination, and what became of what it was given."""
 
-    def __init__(self, memory=None, profile="7.2", **more):
+    def __init__(self, memory=None, profile="7.2"):
         self.memory = memory or small_memory()
-        self.ram = RamLoad(self.memory, PROFILES[profile], **more)
+        self.ram = RamLoad(self.memory, PROFILES[profile])
 
     def load(self, *pieces, ended=True, version_id=4):
         """The lines of a refusal and its return value; None if it was loaded."""

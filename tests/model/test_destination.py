@@ -75,10 +75,11 @@ def test_postcopy_runs_the_guest_before_its_memory_is_there(profile):
     assert bed.said == []
     assert bed.statuses == ["active", "postcopy-active"]
     assert bed.runs == 1
-    assert bed.ram.done == ["prepare", (0x1000, 0x2000), "listen"]
+    assert bed.ram.done == ["advise", "prepare", (0x1000, 0x2000), "listen"]
     assert bed.destination.postcopy is PostcopyState.RUNNING
     bed.feed(ping(4) + ram() + ram(SectionType.END) + EOF)
     assert bed.statuses[-1] == "completed"
+    assert bed.ram.done[-1] == "end"
     assert bed.answers == ["PONG", "PONG", "PONG", "PONG", "SHUT"]
     assert bed.destination.postcopy is PostcopyState.END
 

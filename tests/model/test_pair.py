@@ -39,7 +39,7 @@ def test_postcopy_moves_the_guest_first(profile):
     assert pair.bed.statuses == ["active", "postcopy-active", "completed"]
     assert (pair.said, pair.bed.said) == ([], [])
     assert pair.runs_at == {"destination"}
-    assert pair.bed.ram.done == ["prepare", (0x1000, 0x2000), "listen"]
+    assert pair.bed.ram.done == ["advise", "prepare", (0x1000, 0x2000), "listen", "end"]
     assert pair.bed.answers == ["PONG"] * 4 + ["SHUT"]
     parsed(pair.forward)
 

@@ -205,7 +205,8 @@ def test_a_block_list_resizes_what_can_be():
 def test_compressed_pages_are_taken_with_the_capability():
     packed = zlib.compress(filled(9))
     record = word(0, 0x100) + RAM
-    loading = Loading(accepts_compressed=True)
+    loading = Loading()
+    loading.ram.accepts_compressed = True
     assert loading.load(record, len(packed).to_bytes(4, "big"), packed, EOS) is None
     assert loading.page("pc.ram", 0) == filled(9)
     broken = loading.load(record, b"\0\0\0\4abcd", EOS)
