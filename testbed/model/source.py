@@ -187,7 +187,7 @@ class Source:
 
     def _new_window(self, now_s: float) -> None:
         passed_s = now_s - self._window_began_s
-        if passed_s >= WINDOW_S:
+        if now_s >= self._window_began_s + WINDOW_S:  # the very sum that `next_at_s` says
             self._bytes_per_s = self._window_bytes / passed_s
             self._window_began_s, self._window_bytes = now_s, 0
 

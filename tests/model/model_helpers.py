@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from testbed.model.configuration import Configuration, configuration
 from testbed.model.destination import Destination
@@ -167,9 +168,10 @@ class Bed:
     can_answer: bool = True
     configured: Configuration = field(default_factory=lambda: Configuration(MACHINE))
     beside: VmState | None = None  # of one device more
+    ram: Any = field(default_factory=Ram)
 
     def __post_init__(self):
-        self.ram, self.timer, self.serial, self.effects = Ram(), Timer(), Old(), []
+        self.timer, self.serial, self.effects = Timer(), Old(), []
         self.registry = Registry()
         self.registry.register(TIMER, self.timer)
         self.registry.register_live("ram", 0, 4, self.ram)
@@ -269,9 +271,9 @@ DISCARD = encode(build.discard("pc.ram", [(0x1000, 0x2000)]))
 POSTCOPY = TO_POSTCOPY + DISCARD + ping(2) + PACKAGE + ping(4) + ram() + ram(SectionType.END) + EOF
 
 
-def outgoing(profile):
+def outgoing(profile, ram=None):
     """A machine to be sent, whose state is that of PRECOPY."""
-    registry, ram, old = Registry(), Ram(), Old()
+    registry, ram, old = Registry(), ram or Ram(), Old()
     old.payload = b"abcde"
     registry.register(TIMER, Timer(1, 2))
     registry.register_live("ram", 0, 4, ram)
@@ -292,15 +294,20 @@ class Pair:
     postcopy: bool = False
     return_path: bool = True
     cut: int | None = None
+    rams: tuple[Any, Any] | None = None  # of source and destination
+    bytes_per_s: int = 20_000
 
     def __post_init__(self):
         profile = PROFILES[self.profile]
-        self.bed = Bed(self.profile, postcopy=self.postcopy)
+        ours, theirs = self.rams or (Ram(), Ram())
+        self.bed = Bed(self.profile, postcopy=self.postcopy, ram=theirs)
         self.bed.registry.unregister(self.bed.serial)
         self.bed.registry.register_old_style("serial", 1, 3, self.bed.serial)
-        self.machine = outgoing(profile)
+        self.machine = outgoing(profile, ours)
         parameters = Parameters(
-            return_path=self.return_path, postcopy=self.postcopy, max_bandwidth_bytes=20_000
+            return_path=self.return_path,
+            postcopy=self.postcopy,
+            max_bandwidth_bytes=self.bytes_per_s,
         )
         self.source = Source(self.machine, self.machine.ram, profile, parameters)
         self.source.start_postcopy_at_once = self.postcopy
@@ -320,12 +327,16 @@ class Pair:
         for _ in range(turns):
             if self.source.is_over or not self.connected:
                 break
+            self.guest()
             before = len(self.forward), self.source.status, self.source.next_at_s
             self.now_s = max(self.now_s, self.source.next_at_s)
             self._do(self.source.advance(self.now_s))
             if before == (len(self.forward), self.source.status, self.source.next_at_s):
                 break
         return self
+
+    def guest(self):
+        """What the guest does in each turn."""
 
     def recover(self):
         self.connected, self.cut = True, None
