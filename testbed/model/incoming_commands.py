@@ -187,8 +187,10 @@ def _listen(mis: MigrationIncoming) -> None:
     if before not in (PostcopyState.ADVISE, PostcopyState.DISCARD):
         said = f"in wrong postcopy state ({before:d})"
         raise VmStateFailed(FAILED, f"CMD_POSTCOPY_LISTEN {said}")
-    if before is PostcopyState.ADVISE:
+    if before is PostcopyState.ADVISE and (mis.machine.postcopy_enabled or not mis.profile.pauses):
+        # What prepares for a DISCARD sets the state, too: so without any, RUN fails.
         mis.machine.ram.prepare_discard()
+        mis.postcopy = PostcopyState.DISCARD
     mis.machine.ram.listen()
     if mis.listening:
         raise VmStateFailed(FAILED, "CMD_POSTCOPY_RAM_LISTEN already has a listen thread")

@@ -17,7 +17,7 @@ from testbed.wire.element import RamFlag
 from testbed.wire.structs import U64, XBZRLE_ENCODING
 
 from .incoming import get, number
-from .memory import Block, Memory
+from .memory import HOST_AT, Block, Memory
 from .profile import Profile
 
 VERSION = 4
@@ -29,6 +29,8 @@ POSTCOPY_PAGES = RamFlag.ZERO | RamFlag.PAGE
 PLAIN_AGAIN = int(RamFlag.PAGE | RamFlag.CONTINUE)
 ZERO_AGAIN = int(RamFlag.ZERO | RamFlag.CONTINUE)
 HEAD_BYTES = U64.size
+COPY_AT = HOST_AT - (1 << 32)
+"""Where a page is before it is placed, in the texts that tell addresses of the host's."""
 
 
 @dataclass(slots=True)
@@ -192,7 +194,7 @@ class RamLoad:
         offset = f"Illegal RAM offset {at:x}"
         block, line = self._block, "Ack, bad migration stream!"
         if not flags & RamFlag.CONTINUE:
-            idstr = yield from self._name(source)
+            idstr = (yield from self._name(source)).decode("latin-1")
             block, line = self.memory.find(idstr), f"Can't find block {idstr}"
             if block is not None and not block.is_migratable:
                 block, line = None, f"block {idstr} should not be migrated !"
@@ -203,11 +205,14 @@ class RamLoad:
             raise VmStateFailed(EINVAL, offset)
         return block
 
-    def _name(self, source: Source) -> Story[str]:
-        """An idstr: in C, it ends at its first NUL; what was cut is one that is shorter."""
+    def _name(self, source: Source, before: bytes = b"") -> Story[bytes]:
+        """An idstr as bytes: in C, it ends at its first NUL.
+
+        Where it was cut, what lay there `before` is seen.
+        """
         length = yield from number(source, 1)
         data = yield from source.read(length)
-        return data.split(b"\0")[0].decode("latin-1")
+        return (data + before[len(data) : length]).split(b"\0")[0]
 
     def _difference(self, source: Source, block: Block, at: int) -> Story[None]:
         encoding = yield from number(source, 1)
@@ -251,8 +256,10 @@ class RamLoad:
 
     def _block_list(self, source: Source, total: int) -> Story[None]:
         """Blocks until their sizes sum up to what was said; in C, where a sum goes round."""
+        name = b""
         while total:
-            idstr = yield from self._name(source)
+            name = yield from self._name(source, name)
+            idstr = name.decode("latin-1")
             used = yield from number(source, 8)
             block = self.memory.find(idstr)
             if block is None:
@@ -266,7 +273,7 @@ class RamLoad:
 
     def _resize(self, block: Block, used: int) -> None:
         unit = self.memory.host_page_bytes
-        aligned = -(-used // unit) * unit
+        aligned = -(-used // unit) * unit % (1 << 64)
         if aligned == block.used_bytes:
             return
         if not block.is_resizable:
@@ -357,7 +364,9 @@ class RamLoad:
             to = f"host: {block.host_at + begin:#x}"
             line = f"postcopy_place_page_zero: File exists zero {to}"
             if not host.only_zeros:
-                line = f"postcopy_place_page: File exists copy {to} from: 0x0 (size: {size})"
+                line = (
+                    f"postcopy_place_page: File exists copy {to} from: {COPY_AT:#x} (size: {size})"
+                )
             raise VmStateFailed(EEXIST, line)
         block.place(begin, host.data)
         return None

@@ -305,6 +305,7 @@ REFUSED = [
     ),
     (head() + packaged(timer()) + b"\x55", ["Unknown savevm section type 85", EINVAL], [EIO]),
     (TO_POSTCOPY + packaged(LISTEN, b"\x55"), ["Unknown savevm section type 85", EINVAL], None),
+    (TO_POSTCOPY + PACKAGE, ["CMD_POSTCOPY_RUN in wrong postcopy state (2)", PERM], None),
 ]
 
 
@@ -444,7 +445,7 @@ def test_a_machine_s_name_is_compared_as_in_c(name, fits):
     assert (Bed().feed(start, end=True).exit_status is None) is fits
 
 
-RUNNING = TO_POSTCOPY + PACKAGE
+RUNNING = TO_POSTCOPY + DISCARD + PACKAGE
 LOST = {
     "in a section": ram()[:8],
     "between sections": b"",

@@ -1,9 +1,12 @@
 import lzma
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from ram_helpers import EOS, HUGE, PAGE, Loading, filled, named, word
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ram_helpers import EOS, HUGE, PAGE, Loading, filled, named, small_memory, word
 
 from testbed.decode.ramout import RamOut
 from testbed.model.memory import Memory
@@ -213,6 +216,32 @@ def test_compressed_pages_are_taken_with_the_capability():
     assert broken == (-1, "decompress data failed")
     too_long = loading.load(record, b"\xff\xff\xff\xff")
     assert too_long == (EINVAL, "Invalid compressed data length: -1")
+
+
+WELL_FORMED = b"".join(
+    (
+        *(word(18 * PAGE, 4), RAM, (16 * PAGE).to_bytes(8, "big")),
+        *(named("/rom@tables"), (2 * PAGE).to_bytes(8, "big")),
+        *(word(PAGE, 0x40), RAM, b"\1\0\3\0\1a", word(0, 0x22), b"\0"),
+        *(word(0, 2), named("pc.bios"), b"\0", EOS),
+    )
+)
+EDITS = st.lists(st.tuples(st.integers(0, len(WELL_FORMED) - 1), st.integers(0, 255)), max_size=4)
+
+
+@given(EDITS, st.integers(0, len(WELL_FORMED)), st.booleans(), st.sampled_from(sorted(PROFILES)))
+@settings(max_examples=300, deadline=None)
+def test_whatever_comes_is_loaded_or_refused(edits, size, waits, profile):
+    data = bytearray(WELL_FORMED)
+    for at, value in edits:
+        data[at] = value
+    memory = small_memory()
+    memory.waits = waits
+    source = Incoming(bytes(data[:size]) + bytes(PAGE), ended=True)
+    with suppress(VmStateFailed):
+        list(RamLoad(memory, PROFILES[profile]).load(source, 4))
+    for block in memory:
+        assert 0 <= block.used_bytes <= block.max_bytes == len(block.data)
 
 
 # Huge pages, and postcopy
