@@ -4,7 +4,8 @@ Why one: SQLite commits a transaction over attached files as one, with a super-j
 first of them, as long as each has a rollback journal (https://sqlite.org/atomiccommit.html,
 "Multi-file Commit"). After a `kill -9` at any moment, or a power cut, each file is as it was before
 the transaction, or each as it is after it, however many of them are opened next, and in whatever
-order. Until then a file and its journal belong together.
+order. Until then a file, its `-journal` and the first one's `-mj...` belong together, where they
+are; an empty or outlived one may stay behind and does no harm.
 
 Locks are SQLite's own, held from opening to closing.
 """
@@ -37,6 +38,8 @@ _ERRNO = {
     sqlite3.SQLITE_BUSY: errno.EAGAIN,
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
+# The sqlite3 module cannot say what is wrong where the words of a damaged file are no UTF-8.
+_FAILED = (sqlite3.Error, UnicodeDecodeError)
 _NOT_OURS = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 
@@ -70,7 +73,7 @@ class Store:
         schema = f"image{len(self._schemas)}" if self._connection else "main"
         try:
             self._open(path, schema)
-        except sqlite3.Error as error:
+        except _FAILED as error:
             if schema in self._schemas:
                 self.detach(schema)
             raise _of_opening(error, path, read_only=self._read_only) from error
@@ -123,7 +126,7 @@ class Store:
         assert self._connection is not None
         try:
             return self._connection.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except _FAILED as error:
             raise _of_use(error) from error
 
     def do(self, statement: str, *values: object) -> int:
@@ -131,7 +134,7 @@ class Store:
         assert self._connection is not None
         try:
             return self._connection.execute(statement, values).lastrowid or 0
-        except sqlite3.Error as error:
+        except _FAILED as error:
             raise _of_use(error) from error
 
     def close(self) -> None:
@@ -187,7 +190,7 @@ class Store:
         if self._connection is not None and self._connection.in_transaction:
             try:
                 self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except _FAILED as error:
                 self._roll_back()
                 raise _of_use(error) from error
 
@@ -220,7 +223,7 @@ def create_file(path: Path, schema: Sequence[str], insert: str, *values: object)
             connection.execute(statement)
         connection.execute(insert, values)
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except _FAILED as error:
         path.unlink(missing_ok=True)
         number = _of_use(error).number
         raise ImageError(number, f"Could not create '{path}': {os.strerror(number)}") from error
@@ -271,7 +274,7 @@ def _recover(path: Path) -> None:
         store.close()
 
 
-def _of_opening(error: sqlite3.Error, path: Path, *, read_only: bool) -> ImageError:
+def _of_opening(error: Exception, path: Path, *, read_only: bool) -> ImageError:
     """What SQLite says of a file that it cannot open."""
     code = _primary_code(error)
     if code == sqlite3.SQLITE_BUSY:
@@ -283,11 +286,11 @@ def _of_opening(error: sqlite3.Error, path: Path, *, read_only: bool) -> ImageEr
     return ImageError.not_opened(path, _of_use(error).number)
 
 
-def _of_use(error: sqlite3.Error) -> ImageError:
+def _of_use(error: Exception) -> ImageError:
     """What SQLite says of a file that was open; all that is not known is an I/O error."""
     return ImageError(_ERRNO.get(_primary_code(error), errno.EIO))
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: Exception) -> int:
     # What the sqlite3 module finds by itself, such as text that is not UTF-8, has no code.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
