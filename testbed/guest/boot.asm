@@ -2,7 +2,7 @@
 ;
 ; Loaded by the BIOS from a disk (MBR convention), needs nothing but a PC's PIC, PIT and COM1.
 ; After boot it touches no device but those: no disk, no NIC, so nothing of it depends on what a
-; migration does to them. The rule is stated in memory.py; the two must agree.
+; migration does to them. The rule is stated in rule.py; the two must agree.
 ;
 ; It fills `page_count` pages from `first_page` on with a pattern, says so on COM1, and then stamps
 ; them one after the other, round and round, at `rate` pages a second. How far it has come is in
@@ -14,7 +14,7 @@
         org     0x7c00
         bits    16
 
-STATE           equ 0x10000             ; the state page, see memory.py
+STATE           equ 0x10000             ; the state page, see rule.py
 STATE_MAGIC     equ STATE               ; 'TBGSTATE' once the pages are filled
 STATE_INDEX     equ STATE + 8           ; u32: index of the page to be stamped next
 STATE_PASS      equ STATE + 12          ; u32: pass that it gets, from 1; pages before it have it
@@ -30,7 +30,7 @@ TICKS_PER_SECOND equ 100
 PIT_DIVISOR     equ 11932               ; 1193182 Hz / 11932 = 100 Hz
 TICKS_PER_LINE  equ 10
 POLLS_MAX       equ 1000                ; a line: some ms, so that nobody can stop the guest
-FILL_START      equ 0x9e3779b1          ; odd constants of the pattern, see memory.py
+FILL_START      equ 0x9e3779b1          ; odd constants of the pattern, see rule.py
 FILL_STEP       equ 0x01000193
 CHECK_FACTOR    equ 0x85ebca6b
 

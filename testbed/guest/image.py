@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
-PAGE_BYTES = 4096
-FIRST_PAGE = 256
-"""The workload begins at 1 MiB: what lies below is the firmware's and the image's own."""
+from .rule import FIRST_PAGE, MAGIC, PAGE_BYTES, PARAMETERS, PARAMETERS_AT
+
 TOP_PAGES = 256
 """Left alone at the end of memory, where SeaBIOS keeps its tables and those of ACPI."""
 LOW_MEMORY_BYTES_MAX = 2 << 30
@@ -17,13 +14,8 @@ LOW_MEMORY_BYTES_MAX = 2 << 30
 more (QEMU `hw/i386/pc_q35.c`, `pc_q35_init`); `pc` has 3 GiB (`hw/i386/pc_piix.c`)."""
 RATE_MAX = 10_000_000
 """More than a CPU can do: a guest with this rate stamps without a rest."""
-IMAGE_AT = 0x7C00
-"""Where the image lies in the guest's memory; it is never written to there."""
 DISK_BYTES = 1 << 20
 """SeaBIOS reads the image by cylinder, head and sector: a smaller disk has no cylinder."""
-PARAMETERS = struct.Struct("<8sIIII")  # magic, seed, first page, page count, pages a second
-PARAMETERS_AT = 8
-MAGIC = b"TBGUEST1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +64,13 @@ class GuestSpec:
 
 @cache
 def _template() -> bytes:
+    from importlib.resources import files  # slow, and who only knows the rule never needs it
+
     return files(__package__).joinpath("boot.bin").read_bytes()
 
 
 def loaded_image(spec: GuestSpec) -> bytes:
-    """The image as it lies in memory at `IMAGE_AT`: code, and the parameters of `spec`."""
+    """The image as it lies in memory: code, and the parameters of `spec`."""
     image = bytearray(_template())
     assert image[PARAMETERS_AT : PARAMETERS_AT + len(MAGIC)] == MAGIC
     parameters = (spec.seed & 0xFFFFFFFF, FIRST_PAGE, spec.page_count, spec.pages_per_second)

@@ -1,33 +1,33 @@
-"""The rule by which the guest stamps its pages, and the check of a memory against it.
+"""The check of a memory against the rule by which the guest stamps its pages: `rule.py` states it.
 
-Word i (u32, little-endian) of page p holds `p * FILL_START + seed + i * FILL_STEP`, but for words
-0 to 2: the pass that last stamped the page, p, and a check word of both. The state page says, in
-one store, which page is next and which pass it gets; so at any instant pages before it carry that
-pass, all others the one before, and a page that does not is stale, lost or damaged. The one that
-is next may be in between: its pass is written before its check word, and both before the state.
-The image itself is never written to. `boot.asm` is the other half.
+numpy compares, and is slow to import: who needs only the rule imports that.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .image import FIRST_PAGE, IMAGE_AT, PAGE_BYTES, GuestSpec, loaded_image
+from .image import GuestSpec, loaded_image
+from .rule import (
+    CHECK_FACTOR,
+    CHECK_WORD,
+    FILL_START,
+    FILL_STEP,
+    FIRST_PAGE,
+    IMAGE_AT,
+    PAGE_BYTES,
+    PAGE_WORD,
+    PASS_WORD,
+    PATTERN_WORD,
+    STATE,
+    STATE_AT,
+    STATE_MAGIC,
+    WORDS,
+)
 
-STATE_AT = 0x10000
-STATE = struct.Struct("<8sIII")  # magic, index, pass, ticks
-STATE_MAGIC = b"TBGSTATE"
-"""There from the moment on when all pages are filled."""
-TICKS_PER_SECOND = 100
-FILL_START = 0x9E3779B1
-FILL_STEP = 0x01000193
-CHECK_FACTOR = 0x85EBCA6B
-WORDS = PAGE_BYTES // 4
-PASS_WORD, PAGE_WORD, CHECK_WORD, PATTERN_WORD = 0, 1, 2, 3
 FINDINGS_MAX = 8
 PAGES_AT_ONCE = 64  # of the comparison: 256 KiB stay in a CPU's cache
 

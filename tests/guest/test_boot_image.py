@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,13 @@ def test_a_guest_that_cannot_be_is_refused(arguments, message):
 )
 def test_a_line_says_how_many_stamps_or_something_else(line, stamps):
     assert stamps_said(line) == stamps
+
+
+def test_who_needs_only_the_rule_does_not_wait_for_numpy():
+    code = (
+        "import sys, testbed.guest, testbed.guest.rule\n"
+        "assert 'numpy' not in sys.modules\n"
+        "testbed.guest.check_memory\n"
+        "assert 'numpy' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

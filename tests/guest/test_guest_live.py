@@ -8,7 +8,7 @@ from guest_helpers import WITHIN_S, machine
 
 from testbed.guest import GuestSpec, check_memory
 from testbed.guest.image import RATE_MAX
-from testbed.guest.memory import STATE, STATE_AT, TICKS_PER_SECOND
+from testbed.guest.rule import STATE, STATE_AT, TICKS_PER_SECOND
 
 pytestmark = pytest.mark.live
 
