@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Import the check when it is asked for: it needs numpy, which takes a tenth of a second."""
+        """Import the check when it is asked for: numpy, which it needs, takes 0.1 s."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import memory
