@@ -1,0 +1,270 @@
+"""QEMU's command line, as far as the model has what it is about; nothing is opened here.
+
+An option that QEMU has and the model does not is refused as QEMU refuses what it does not know:
+what would be ignored in silence would be missed later. Texts: QEMU `softmmu/vl.c`,
+`util/qemu-option.c` (7.2), each checked with the real one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+SUFFIXES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SIZE = re.compile(r"(\d+)([bkmgt]?)", re.IGNORECASE)
+SIZE_ADVICE = (
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+    "and exabytes, respectively."
+)
+MEMORY_BYTES = 128 << 20
+"""Without `-m`."""
+CPUS_MAX = 16
+WITHOUT_VALUE = frozenset(
+    (
+        *("nodefaults", "no-user-config", "no-reboot", "no-shutdown", "nographic", "S"),
+        *("only-migratable", "enable-kvm", "version", "help", "h"),
+    )
+)
+WITH_VALUE = frozenset(
+    (
+        *("accel", "add-fd", "chardev", "cpu", "device", "display", "drive", "dump-vmstate"),
+        *("global", "incoming", "loadvm", "m", "M", "machine", "mon", "monitor", "name"),
+        *("netdev", "pidfile", "profile", "qmp", "rtc", "sandbox", "serial", "smp", "uuid", "vga"),
+    )
+)
+ONLY_NONE = {"display": "none", "vga": "none", "monitor": "none"}
+"""Of these the model has none; whoever wants one is told."""
+
+
+class Usage(Exception):
+    """A command line that cannot be; the text is QEMU's, without the program's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option with a list of values: `-device virtio-net-pci,netdev=net0`."""
+
+    text: str  # as it was given, for messages
+    first: str = ""  # what stands without a key, before all others
+    values: dict[str, str] = field(default_factory=dict)
+
+    def refused(self, why: str) -> Usage:
+        """The error of this option."""
+        return Usage(f"{self.text}: {why}")
+
+    def number(self, key: str) -> int | None:
+        """A descriptor's or a set's number; None if it is not given."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not value.isdigit():
+            raise self.refused(f"Parameter '{key}' expects a number")
+        return int(value)
+
+
+@dataclass(slots=True)
+class CommandLine:
+    """What a command line asks for."""
+
+    profile: str = "7.2"
+    machine: str = "pc"
+    machine_options: dict[str, str] = field(default_factory=dict)
+    memory_bytes: int = MEMORY_BYTES
+    cpus: int = 1
+    name: str | None = None
+    uuid: UUID | None = None
+    paused: bool = False
+    only_migratable: bool = False
+    incoming: str | None = None
+    loadvm: str | None = None
+    dump_vmstate: Option | None = None
+    pidfile: str | None = None
+    serial: Option | None = None
+    chardevs: list[Option] = field(default_factory=list)
+    monitors: list[Option] = field(default_factory=list)
+    qmp: list[Option] = field(default_factory=list)
+    fds: list[Option] = field(default_factory=list)
+    drives: list[Option] = field(default_factory=list)
+    devices: list[Option] = field(default_factory=list)
+    netdevs: list[Option] = field(default_factory=list)
+    globals: dict[str, str] = field(default_factory=dict)
+    asks: str | None = None  # `version`, `help`, `machines`: to be told, and nothing else
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Read a command line.
+
+    Args:
+        arguments: without the program's name.
+
+    Raises:
+        Usage: it cannot be.
+    """
+    found = CommandLine()
+    for name, given, value in _options(arguments):
+        text = f"{given} {value}" if value else given
+        if name in LISTS:
+            LISTS[name](found).append(listed(text, value))
+        else:
+            _take(found, name, text, value)
+    return found
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Name, what was typed for it, and value, of each option."""
+    rest = iter(arguments)
+    for given in rest:
+        name = given.removeprefix("-").removeprefix("-")
+        if name == given:
+            raise Usage(f"{given}: the model boots no image that is named so; use -drive")
+        if name in WITHOUT_VALUE:
+            yield name, given, ""
+        elif name in WITH_VALUE:
+            value = next(rest, None)
+            if value is None:
+                raise Usage(f"{given}: requires an argument")
+            yield name, given, value
+        else:
+            raise Usage(f"{given}: invalid option")
+
+
+LISTS: dict[str, Callable[[CommandLine], list[Option]]] = {
+    "chardev": lambda found: found.chardevs,
+    "mon": lambda found: found.monitors,
+    "qmp": lambda found: found.qmp,
+    "add-fd": lambda found: found.fds,
+    "drive": lambda found: found.drives,
+    "device": lambda found: found.devices,
+    "netdev": lambda found: found.netdevs,
+}
+"""Options that may be given several times."""
+
+
+def _take(found: CommandLine, name: str, text: str, value: str) -> None:
+    if name in PLAIN:
+        setattr(found, PLAIN[name], value)
+    elif name in FLAGS:
+        setattr(found, FLAGS[name], True)
+    elif name in ("version", "help", "h"):
+        found.asks = found.asks or ("version" if name == "version" else "help")
+    elif name in TAKERS:
+        TAKERS[name](found, text, value)
+    elif value != ONLY_NONE.get(name, value):
+        raise Usage(f"{text}: the model has only `{ONLY_NONE[name]}`")
+
+
+PLAIN = {
+    "profile": "profile",
+    "incoming": "incoming",
+    "loadvm": "loadvm",
+    "pidfile": "pidfile",
+}
+FLAGS = {"S": "paused", "only-migratable": "only_migratable"}
+
+
+def _take_machine(found: CommandLine, text: str, value: str) -> None:
+    option = listed(text, value)
+    values = dict(option.values)
+    found.machine = option.first or values.pop("type", found.machine)
+    if found.machine in ("help", "?"):
+        found.asks = found.asks or "machines"
+    for key, given in values.items():
+        if key not in MACHINE_OPTIONS:
+            raise Usage(f"Property '{found.machine}-machine.{key}' not found")
+        if key != "accel" and given not in ("on", "off"):
+            raise Usage(f"Parameter '{key}' expects 'on' or 'off'")
+        found.machine_options[key] = given
+
+
+MACHINE_OPTIONS = ("accel", "enforce-config-section", "suppress-vmdesc", "graphics", "usb")
+
+
+def _take_global(found: CommandLine, text: str, value: str) -> None:
+    key, equals, set_to = value.partition("=")
+    if not equals or "." not in key:
+        raise Usage(f"{text}: Invalid parameter '{value}'")
+    if key not in GLOBALS or set_to not in ("on", "off"):
+        raise Usage(f"{text}: the model has on or off for {', '.join(GLOBALS)}")
+    found.globals[key] = set_to
+
+
+GLOBALS = (
+    "migration.send-configuration",
+    "migration.send-section-footer",
+    "migration.store-global-state",
+)
+"""What old machine types switch off: QEMU `hw/core/machine.c`, `hw_compat_2_3`."""
+
+
+def listed(text: str, value: str) -> Option:
+    """`first,key=value,flag,key=a,,comma`: two commas are one, a key alone is on."""
+    parts = [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
+    first = "" if "=" in parts[0] else parts.pop(0)
+    values = {}
+    for part in filter(None, parts):
+        key, equals, given = part.partition("=")
+        values[key] = given if equals else "on"
+    return Option(text, first, values)
+
+
+def size(text: str, unit: str = "m") -> int | None:
+    """A number with a suffix, in bytes; without a suffix it counts `unit`s. None: it is none."""
+    found = SIZE.fullmatch(text)
+    if found is None:
+        return None
+    return int(found[1]) * SUFFIXES[(found[2] or unit).lower()]
+
+
+def _take_memory(found: CommandLine, text: str, value: str) -> None:
+    option = listed(text, value)
+    given = size(option.first or option.values.get("size", ""))
+    if given is None:
+        why = "Parameter 'size' expects a non-negative number below 2^64"
+        raise Usage(f"{text}: {why}\n{SIZE_ADVICE}")
+    found.memory_bytes = given or MEMORY_BYTES
+
+
+def _take_cpus(found: CommandLine, text: str, value: str) -> None:
+    option = listed(text, value)
+    given = option.first or option.values.get("cpus", "1")
+    if not given.isdigit():
+        raise option.refused("Parameter 'cpus' expects a number")
+    found.cpus = max(1, int(given))
+    if found.cpus > CPUS_MAX:
+        said = f"Invalid SMP CPUs {found.cpus}. The max CPUs supported by machine"
+        raise Usage(f"{said} '{found.machine}' is {CPUS_MAX}")
+
+
+def _take_name(found: CommandLine, text: str, value: str) -> None:
+    option = listed(text, value)
+    found.name = option.values.get("guest", option.first)
+
+
+def _take_uuid(found: CommandLine, text: str, value: str) -> None:
+    try:
+        found.uuid = UUID(value)
+    except ValueError as error:
+        raise Usage(f"{text}: failed to parse UUID string: wrong format") from error
+
+
+def _take_serial(found: CommandLine, text: str, value: str) -> None:
+    found.serial = Option(text, value)
+
+
+def _take_dump(found: CommandLine, text: str, value: str) -> None:
+    found.dump_vmstate = Option(text, value)
+
+
+TAKERS: dict[str, Callable[[CommandLine, str, str], None]] = {
+    "M": _take_machine,
+    "machine": _take_machine,
+    "m": _take_memory,
+    "smp": _take_cpus,
+    "name": _take_name,
+    "uuid": _take_uuid,
+    "serial": _take_serial,
+    "dump-vmstate": _take_dump,
+    "global": _take_global,
+}
