@@ -52,6 +52,8 @@ class Outgoing:
     sends_vmdesc: bool = True
     manner: Manner = Manner.QEMU_7_2
     page_bytes: int = 4096
+    iterated: Entry | None = None
+    """Whose PART was the last one."""
     _nodes: list[Node] = field(default_factory=list)
 
     def header(self) -> bytes:
@@ -82,6 +84,7 @@ class Outgoing:
             if postcopy and not live.postcopiable:
                 continue
             payload, done = live.iterate(most_bytes - len(sections))
+            self.iterated = entry
             sections += self._section(SectionType.PART, entry, payload)
             if not done:
                 return sections, False

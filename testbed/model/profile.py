@@ -25,6 +25,8 @@ class Profile:
     ids_are_of_entries: bool
     """An entry remembers the last section_id that it was loaded by, and 0 before; or each
     section_id that came remembers its entry."""
+    tells_write_errors: bool
+    """The source says whose section could not be written, and why; or only that it failed."""
     closes_with_shut: bool
     """SHUT is sent whenever the incoming state is torn down, not only after postcopy."""
     setup_advice: str
@@ -57,6 +59,7 @@ PROFILES = {
             notices_short_reads=False,
             pauses=False,
             ids_are_of_entries=False,
+            tells_write_errors=False,
             closes_with_shut=False,
             setup_advice="",
             lists_page_sizes=False,
@@ -76,6 +79,7 @@ PROFILES = {
             notices_short_reads=True,
             pauses=True,
             ids_are_of_entries=True,
+            tells_write_errors=True,
             closes_with_shut=True,
             setup_advice=(
                 ". Make sure that your current VM setup matches your saved VM setup, "

@@ -6,6 +6,8 @@ Source: QEMU `migration/migration.c`, `migration_thread`, `postcopy_start`, `mig
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,13 +16,14 @@ from testbed.wire import ReturnPath, build, encode
 from testbed.wire.element import Command, CommandType, Element, Message, MessageType, Opaque
 
 from .effects import Became, Effect, HangUp, ResumeGuest, Say, Send, Status, StopGuest
+from .messages import wrong_message
 from .outgoing import Outgoing
 from .profile import Profile
+from .registry import Entry
 
 WINDOW_S = 0.1
 """The rate limit counts anew in each; QEMU's `BUFFER_DELAY`."""
-MESSAGES_END = 7
-"""The first message of the return path that is unknown: `MIG_RP_MSG_MAX` of 7.2."""
+EIO = -errno.EIO
 
 
 class Requests(Protocol):
@@ -72,6 +75,8 @@ class Source:
         self._shut: int | None = None  # what SHUT said
         self._back_failed = False
         self._failed = 0  # -errno of the connection
+        self._iterated: Entry | None = None  # whose section the last turn wrote
+        self._waited = False  # the turn before it was one too many for the rate limit
         self._guest_stopped = False
         self._written = False  # EOF went out: only the answer is missing
         self._window_began_s = 0.0
@@ -118,7 +123,10 @@ class Source:
         elif self._written:
             self._conclude()
         elif self.status in (Status.ACTIVE, Status.POSTCOPY_ACTIVE):
-            self._iterate(now_s)
+            if self._back_failed or self._shut is not None:  # who read it has closed the socket
+                self._write_failed(EIO, os.strerror(errno.EBADF))
+            else:
+                self._iterate(now_s)
         return self._taken()
 
     def back(self, data: bytes) -> list[Effect]:
@@ -134,12 +142,13 @@ class Source:
         return self._taken()
 
     def write_failed(self, error: int, said: str) -> list[Effect]:
-        """The connection broke: -errno, and what the system says of it."""
+        """What the last turn wrote cannot be sent: -errno, and what the system says of it.
+
+        What does not matter any more is passed over.
+        """
         assert error < 0, "a negative errno"
         if not self.is_over and not self._failed:
-            self._failed = error
-            self.error_desc = f"Unable to write to socket: {said}"
-            self._detect()
+            self._write_failed(error, said)
         return self._taken()
 
     def cancel(self) -> list[Effect]:
@@ -160,6 +169,7 @@ class Source:
         """Another connection is there, for a migration that is paused: ask what was received."""
         assert self.status is Status.POSTCOPY_PAUSED, "`migrate` with resume asks for the status"
         self._failed, self._back_failed, self._back = 0, False, ReturnPath()
+        self._shut = self._iterated = None
         self._become(Status.POSTCOPY_RECOVER)
         asked = self._requests.requests_bitmaps()
         self._bitmaps_left = len(asked)
@@ -173,6 +183,7 @@ class Source:
         postcopy = self.status is Status.POSTCOPY_ACTIVE
         left = self._left_of_window(postcopy)
         if left <= 0:
+            self._iterated, self._waited = None, True
             self.next_at_s = self._window_began_s + WINDOW_S
             return
         pending = self._machine.pending_bytes()
@@ -182,6 +193,10 @@ class Source:
             self._start_postcopy()
         else:
             sections, _ = self._machine.iterate(left, postcopy=postcopy)
+            # Behind a wait QEMU writes a footer that is left over, then what an entry has to send:
+            # a link that was lost meanwhile is noticed by the footer, and no entry is named.
+            self._iterated = None if self._waited else self._machine.iterated
+            self._waited = False
             self._send(sections)
         self.next_at_s = now_s
 
@@ -200,7 +215,8 @@ class Source:
         return self._bytes_per_s * self._parameters.downtime_limit_s
 
     def _complete(self) -> None:
-        """`migration_completion`: the last of it, and then the answer."""
+        """`migration_completion`: the last of it; the next turn concludes, once it was flushed."""
+        self._iterated = None
         if self.status is Status.POSTCOPY_ACTIVE:
             self._send_all(self._machine.complete_postcopy())
         else:
@@ -209,7 +225,6 @@ class Source:
             self._send_all(self._machine.devices())
             self._send(self._machine.end())
         self._written = True
-        self._conclude()
 
     def _conclude(self) -> None:
         """What was written is all; without a return path nobody says whether it was loaded."""
@@ -241,10 +256,21 @@ class Source:
 
     # Failure
 
+    def _write_failed(self, error: int, said: str) -> None:
+        self._failed = error
+        if self._profile.tells_write_errors:
+            self.error_desc = f"Unable to write to socket: {said}"
+            if self._iterated is not None:
+                section = f"{self._iterated.section_id}({self._iterated.idstr})"
+                line = f"failed to save SaveStateEntry with id(name): {section}: {EIO}"
+                self._effects.append(Say(line))
+        self._detect()
+
     def _detect(self) -> None:
         """`migration_detect_error`: in postcopy a link that is lost pauses, if it can."""
         if self.status is Status.POSTCOPY_ACTIVE and self._profile.pauses:
-            self._paused()
+            if not self._written:  # or it waits for SHUT, for ever
+                self._paused()
         elif self.status is Status.POSTCOPY_RECOVER:
             self._become(Status.POSTCOPY_PAUSED)
             self._effects.append(HangUp())
@@ -271,6 +297,8 @@ class Source:
         if self._guest_stopped:
             self._guest_stopped = False
             self._effects.append(ResumeGuest())
+        if self.error_desc is not None:
+            self._effects.append(Say(self.error_desc))
 
     def _stop_guest(self) -> None:
         self._guest_stopped = True
@@ -371,32 +399,3 @@ class Source:
     def _taken(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
-
-
-LENGTHS = {
-    MessageType.SHUT: 4,
-    MessageType.PONG: 4,
-    MessageType.REQ_PAGES: 12,
-    MessageType.RESUME_ACK: 4,
-}
-"""Of the payloads; the others' vary."""
-
-
-def wrong_message(message: Message) -> str | None:
-    """What is wrong with a message's type or length, in QEMU's words (the blank is missing there).
-
-    Source: QEMU `migration/migration.c`, `source_return_path_thread`, 7.2.
-    """
-    kind, length = message.type, len(message.payload)
-    if not 0 < kind < MESSAGES_END:
-        return f"Received invalid message {kind:#06x} length {length:#06x}"
-    expected = LENGTHS.get(MessageType(kind))
-    short_id = kind == MessageType.REQ_PAGES_ID and not _has_name(message.payload)
-    if (expected is None or length == expected) and not short_id:
-        return None
-    said = f"Received '{message.name}' message ({kind:#06x}) withincorrect length {length}"
-    return f"{said} expecting {expected if expected is not None else 12 + 1}"
-
-
-def _has_name(payload: bytes) -> bool:
-    return len(payload) > 12 and len(payload) == 13 + payload[12]

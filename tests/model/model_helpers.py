@@ -325,15 +325,19 @@ class Pair:
 
     def go_on(self, turns=500):
         for _ in range(turns):
-            if self.source.is_over or not self.connected:
+            if self.source.is_over or not (self.connected or self.source.has_written_all):
                 break
             self.guest()
-            before = len(self.forward), self.source.status, self.source.next_at_s
+            before = self._progress()
             self.now_s = max(self.now_s, self.source.next_at_s)
             self._do(self.source.advance(self.now_s))
-            if before == (len(self.forward), self.source.status, self.source.next_at_s):
+            if before == self._progress():
                 break
         return self
+
+    def _progress(self):
+        source = self.source
+        return len(self.forward), source.status, source.next_at_s, source.has_written_all
 
     def guest(self):
         """What the guest does in each turn."""
