@@ -23,6 +23,8 @@ from .registry import Entry
 
 WINDOW_S = 0.1
 """The rate limit counts anew in each; QEMU's `BUFFER_DELAY`."""
+TURN_BYTES_MAX = 1 << 20
+"""Of one turn: whoever drives it must get to do something else between two of them."""
 EIO = -errno.EIO
 
 
@@ -142,10 +144,7 @@ class Source:
         return self._taken()
 
     def write_failed(self, error: int, said: str) -> list[Effect]:
-        """What the last turn wrote cannot be sent: -errno, and what the system says of it.
-
-        What does not matter any more is passed over.
-        """
+        """What the last turn wrote cannot be sent: -errno, and what the system says of it."""
         assert error < 0, "a negative errno"
         if not self.is_over and not self._failed:
             self._write_failed(error, said)
@@ -192,7 +191,8 @@ class Source:
         elif not postcopy and self.start_postcopy_at_once and self._parameters.postcopy:
             self._start_postcopy()
         else:
-            sections, _ = self._machine.iterate(left, postcopy=postcopy)
+            most = min(left, TURN_BYTES_MAX)
+            sections, _ = self._machine.iterate(most, postcopy=postcopy)
             # Behind a wait QEMU writes a footer that is left over, then what an entry has to send:
             # a link that was lost meanwhile is noticed by the footer, and no entry is named.
             self._iterated = None if self._waited else self._machine.iterated

@@ -6,9 +6,11 @@ import pytest
 from model_helpers import Pair
 from ram_helpers import PAGE, filled
 
+from testbed.model.effects import Send
 from testbed.model.memory import Memory, Missing
 from testbed.model.profile import PROFILES
 from testbed.model.ram import Ram
+from testbed.model.source import TURN_BYTES_MAX
 from testbed.wire import encode
 
 PAGES = 64
@@ -103,3 +105,15 @@ def test_whatever_was_lost_in_postcopy_is_sent_after_its_recovery():
         assert pair.statuses[-1] == "completed", cut
         pair.check()
     assert recovered > 10
+
+
+def test_no_turn_is_longer_than_whoever_drives_it_can_wait():
+    profile = PROFILES["7.2"]
+    rams = Ram(Memory(), profile), Ram(Memory(), profile)
+    for ram in rams:
+        ram.memory.add("pc.ram", 4 * TURN_BYTES_MAX).data[:] = filled(7, 4 * TURN_BYTES_MAX)
+    pair = Pair(rams=rams, bytes_per_s=1 << 40).run()
+    assert pair.statuses[-1] == "completed"
+    sizes = [len(effect.data) for effect in pair.effects if isinstance(effect, Send)]
+    assert len(pair.forward) > 4 * TURN_BYTES_MAX
+    assert max(sizes) < TURN_BYTES_MAX + 2 * PAGE
