@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from testbed.endpoint.kvm import choose_accelerator
+from testbed.endpoint.program import qemu
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import boot_image
 from testbed.log import Log
@@ -41,15 +42,15 @@ def free_port() -> int:
 async def migrate_by_hand(scenario: Scenario) -> None:
     """Start both sides, wait for the guest, migrate, end both."""
     log = Log()
-    settings = Settings()
-    accelerator = await choose_accelerator(settings.source_qemu)
+    settings = Settings(qemu(), qemu())
+    accelerator = await choose_accelerator(settings.source.command)
     plan = lab_plan(scenario, settings, ROOT, accelerator)
     # A destination of another machine type would refuse: by hand nobody would have it.
     machine = plan.source.machine
     image = boot_image(plan.guest)
     sides = {
-        "capabilities": plan.source.capabilities,
-        "parameters": plan.source.parameters,
+        "capabilities": scenario.capabilities,
+        "parameters": scenario.parameters,
         "boot_image": image,
         "machine": machine,
         "log": log,

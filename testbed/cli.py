@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from testbed.model.profile import PROFILES
+
 if TYPE_CHECKING:  # each command waits only for what it needs
+    from testbed.endpoint.program import Program
     from testbed.scenario.result import Result
     from testbed.scenario.scenario import Scenario
 
@@ -49,28 +52,31 @@ def app() -> None:
 
 
 PATH = click.Path(path_type=Path)
+KIND = click.Choice(["model", "qemu"])
 
 
 @app.command("run")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.option("--endpoint", type=KIND, help="What both sides are: the model of QEMU, or QEMU.")
+@click.option("--source", type=KIND, help="What the source is.  [default: model]")
+@click.option("--destination", type=KIND, help="What the destination is.  [default: model]")
 @click.option(
-    "--source-qemu",
-    default=QEMU,
-    show_default=True,
-    help="The source's binary, or a command that ends in it.",
+    "--profile", type=click.Choice(list(PROFILES)), help="A model's version.  [default: 7.2]"
 )
 @click.option(
-    "--destination-qemu",
-    default=QEMU,
-    show_default=True,
-    help="The destination's binary, or a command that ends in it.",
+    "--source-qemu",
+    metavar="COMMAND",
+    help=f"The source is this QEMU: a binary, or a command that ends in it.  [qemu: {QEMU}]",
+)
+@click.option(
+    "--destination-qemu", metavar="COMMAND", help="The destination is this QEMU, likewise."
 )
 @click.option(
     "--accel",
     type=click.Choice(["auto", "kvm", "tcg"]),
     default="auto",
     show_default=True,
-    help="KVM where it works, else TCG; or one of them.",
+    help="Of QEMU: KVM where it works, else TCG; or one of them. A model has TCG's devices.",
 )
 @click.option("--junit", type=PATH, help="Write a JUnit report here.")
 @click.option("--json", type=PATH, help="Write a JSON report here.")
@@ -86,8 +92,12 @@ PATH = click.Path(path_type=Path)
 )
 def run_command(
     files: tuple[Path, ...],
-    source_qemu: str,
-    destination_qemu: str,
+    endpoint: str | None,
+    source: str | None,
+    destination: str | None,
+    profile: str | None,
+    source_qemu: str | None,
+    destination_qemu: str | None,
     accel: str,
     junit: Path | None,
     json: Path | None,
@@ -109,11 +119,16 @@ def run_command(
 
     scenarios = _loaded(files)
     settings = Settings(
-        _command("--source-qemu", source_qemu),
-        _command("--destination-qemu", destination_qemu),
+        _program("source", source, endpoint, profile, source_qemu),
+        _program("destination", destination, endpoint, profile, destination_qemu),
         accel,
         seed,
     )
+    kinds = {settings.source.kind, settings.destination.kind}
+    if profile is not None and "model" not in kinds:
+        _usage("--profile is a model's, and neither side is one")
+    if accel == "kvm" and "model" in kinds:
+        _usage("--accel kvm: a model has TCG's devices; run both sides with --endpoint qemu")
     if keep and len(scenarios) * repeat > 1:
         _usage("--keep leaves one run up: name one scenario, and no --repeat")
     for path in (junit, json):
@@ -177,14 +192,17 @@ def check_command(files: tuple[Path, ...]) -> None:
 
 
 @app.command("doctor")
-@click.option("--qemu", multiple=True, help="A binary or command to look at, too.")
+@click.option("--qemu", multiple=True, help="A binary or command that must be a QEMU.")
 def doctor_command(qemu: tuple[str, ...]) -> None:
-    """Say what this machine offers: kernel features, permissions, QEMUs, and what is missing."""
+    """Say what this machine offers: kernel features, permissions, QEMUs, and what is missing.
+
+    Runs on models need no QEMU: none is missing unless it is named.
+    """
     from testbed.lab.doctor import examine
     from testbed.report.console import Console
 
     commands = [_command("--qemu", text) for text in qemu or (QEMU,)]
-    features = examine(commands)
+    features = examine(commands, needed=bool(qemu))
     Console().features(features)
     sys.exit(0 if all(each.ok or not each.needed for each in features) else EXIT_LACKS)
 
@@ -263,6 +281,17 @@ def dump_layout_command(files: tuple[str, ...]) -> None:
         _usage(error.what)
 
 
+@app.command(
+    "model",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT...]")
+def model_command(arguments: tuple[str, ...]) -> None:
+    """Run the model of a QEMU, with QEMU's own arguments; --profile says which version."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "testbed.model", *arguments])  # noqa: S606 - as the user's own shell would
+
+
 def _loaded(paths: Sequence[Path]) -> list[Scenario]:
     """Every scenario of the paths; what is wrong with any of them is said, all of it."""
     from testbed.scenario.load import ScenarioError, find, load
@@ -279,6 +308,19 @@ def _loaded(paths: Sequence[Path]) -> list[Scenario]:
     if wrong:
         _usage("\n".join(wrong))
     return scenarios
+
+
+def _program(
+    side: str, kind: str | None, both: str | None, profile: str | None, command: str | None
+) -> Program:
+    """What a side is run by: what is said of it alone counts before what is said of both."""
+    from testbed.endpoint.program import DEFAULT_PROFILE, model, qemu
+
+    if command is not None:
+        if kind == "model":
+            _usage(f"--{side} model and --{side}-qemu: the {side} is one of them")
+        return qemu(_command(f"--{side}-qemu", command))
+    return qemu() if (kind or both) == "qemu" else model(profile or DEFAULT_PROFILE)
 
 
 def _command(option: str, text: str) -> tuple[str, ...]:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 from .base import MachineSpec
 
-DEFAULT_COMMAND = ("qemu-system-x86_64",)
-
 DISK_BYTES_MIN = 1 << 20
 """SeaBIOS reads the boot sector by cylinder, head and sector: a smaller disk has no cylinder."""
 

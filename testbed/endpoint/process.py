@@ -239,8 +239,8 @@ def _spawn(
         raise EndpointError(
             f"{argv[0]} {'is not there' if missing else 'cannot be executed'}: {error.strerror}",
             command=shlex.join(argv),
-            advice="Install it (Debian: qemu-system-x86), or name another with --source-qemu "
-            "or --destination-qemu.",
+            advice="Install it (Debian: qemu-system-x86), name another with --source-qemu or "
+            "--destination-qemu, or run on models: --endpoint model.",
         ) from error
 
 

@@ -1,6 +1,7 @@
-"""A real QEMU as an endpoint: started in a namespace, driven over QMP, all that it says logged.
+"""A QEMU as an endpoint: started in a namespace, driven over QMP, all that it says logged.
 
-Works with QEMU 5.2 to 11.x. Ends with its block: by QMP `quit`, and by SIGKILL if that takes long.
+Works with QEMU 5.2 to 11.x, and with the models of 2.9 and 7.2, which differ in how their command
+begins (`program.py`). Ends with its block: by QMP `quit`, and by SIGKILL if that takes long.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from testbed.log import Log, WaitExpired
 
 from .base import Endpoint, EndpointError, MachineSpec, QmpRefused
-from .command_line import DEFAULT_COMMAND, Inherited, boot_disk, command_line
+from .command_line import Inherited, boot_disk, command_line
 from .kvm import choose_accelerator
 from .process import Process
+from .program import DEFAULT_QEMU
 from .qmp import QmpEnded, QmpSession, QmpSilent
 from .saving import save
 
@@ -49,7 +51,7 @@ class Qemu(Endpoint):
         *,
         log: Log,
         machine: MachineSpec,
-        command: Sequence[str] = DEFAULT_COMMAND,
+        command: Sequence[str] = DEFAULT_QEMU,
         boot_image: bytes | None = None,
         namespace: Namespace | None = None,
         tap_fd: int | None = None,
@@ -65,12 +67,12 @@ class Qemu(Endpoint):
             log: where all that it says goes; see `Process.start` and `QmpSession`.
             machine: what it emulates. Give both sides the same accelerator if it is not to be
                 found out for each by itself (`choose_accelerator`).
-            command: the binary, or a command that ends in it, such as a chroot.
+            command: the binary, or a command that ends in it, such as a chroot; or a model's.
             boot_image: contents of its disk, from the boot sector on; None: no disk.
             namespace: network namespace that it lives in; None: this process's.
             tap_fd: of its NIC's TAP; None: no NIC.
             incoming: it waits for `migrate-incoming`.
-            capabilities: migration capabilities to set, by QEMU's names; `events` is always on.
+            capabilities: migration capabilities to set; see `configure`.
             parameters: migration parameters to set.
             opens_within_s: bound on the time until QMP answers.
 
@@ -99,7 +101,7 @@ class Qemu(Endpoint):
                 endpoint = cls(side, argv, process, qmp)
                 try:
                     await endpoint._greet(sockets[0], opens_within_s)
-                    await endpoint._configure(capabilities or {}, parameters or {})
+                    await endpoint.configure(capabilities or {}, parameters or {})
                     yield endpoint
                 finally:
                     await endpoint._end()
@@ -138,6 +140,37 @@ class Qemu(Endpoint):
         except TimeoutError as error:
             raise WaitExpired(f"the {self.side}'s process to end", within_s) from error
 
+    async def configure(
+        self, capabilities: Mapping[str, bool], parameters: Mapping[str, Any]
+    ) -> None:
+        """Set migration capabilities, by QEMU's names, and parameters; `events` is always on.
+
+        A capability that it does not have is off.
+
+        Raises:
+            EndpointError: it lacks a capability that is to be on, or refused a value.
+        """
+        answer = await self.command("query-migrate-capabilities")
+        known = {entry["capability"] for entry in answer}
+        wanted = {"events": True, **capabilities}
+        lacking = sorted(name for name, on in wanted.items() if on and name not in known)
+        if lacking:
+            raise self._error(
+                f"{self._name} has no capability {', '.join(map(repr, lacking))}; "
+                f"it has: {', '.join(sorted(known))}",
+                advice="Take it out of the scenario, or name another endpoint with "
+                f"--{self.side} or --{self.side}-qemu.",
+            )
+        states = [
+            {"capability": name, "state": state} for name, state in wanted.items() if name in known
+        ]
+        try:
+            await self.command("migrate-set-capabilities", {"capabilities": states})
+            if parameters:
+                await self.command("migrate-set-parameters", parameters)
+        except QmpRefused as error:
+            raise self._error(f"{self._name} refused {error}") from error
+
     def save_again(self) -> AsyncIterator[bytes]:
         """Stop the guest and save the machine anew; see `Endpoint.save_again`.
 
@@ -155,30 +188,6 @@ class Qemu(Endpoint):
             ) from error
         except QmpEnded as error:
             raise await self._ended("before it opened QMP") from error
-
-    async def _configure(
-        self, capabilities: Mapping[str, bool], parameters: Mapping[str, Any]
-    ) -> None:
-        answer = await self.command("query-migrate-capabilities")
-        known = {entry["capability"] for entry in answer}
-        lacking = sorted(set(capabilities) - known)
-        if lacking:
-            raise self._error(
-                f"{self._name} has no capability {', '.join(map(repr, lacking))}; "
-                f"it has: {', '.join(sorted(known))}",
-                advice="Take it out of the scenario, or name another QEMU with "
-                f"--{self.side}-qemu.",
-            )
-        states = [
-            {"capability": name, "state": state}
-            for name, state in {"events": True, **capabilities}.items()
-        ]
-        try:
-            await self.command("migrate-set-capabilities", {"capabilities": states})
-            if parameters:
-                await self.command("migrate-set-parameters", parameters)
-        except QmpRefused as error:
-            raise self._error(f"{self._name} refused {error}") from error
 
     async def _end(self) -> None:
         """End the process, politely first."""

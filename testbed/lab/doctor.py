@@ -10,29 +10,36 @@ from collections.abc import Sequence
 from netns.require import Feature, probe_features
 from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
+from testbed.model.profile import PROFILES
 
 
-def examine(commands: Sequence[tuple[str, ...]]) -> list[Feature]:
+def examine(commands: Sequence[tuple[str, ...]], *, needed: bool) -> list[Feature]:
     """Try what runs need, and ask each command what QEMU it is.
 
     Must be called while the process has one thread.
+
+    Args:
+        commands: to be asked.
+        needed: a command that is no QEMU is something missing; models need none.
     """
     version = ".".join(map(str, sys.version_info[:3]))
     return [
         Feature("python", True, version, ""),
         *probe_features(),
-        *asyncio.run(_qemus(commands)),
+        Feature("models", True, f"of QEMU {' and '.join(PROFILES)}; they need no QEMU", ""),
+        *asyncio.run(_qemus(commands, needed=needed)),
     ]
 
 
-async def _qemus(commands: Sequence[tuple[str, ...]]) -> list[Feature]:
+async def _qemus(commands: Sequence[tuple[str, ...]], *, needed: bool) -> list[Feature]:
     found = [await identify(command) for command in commands]
     features = [
         Feature(
             shlex.join(each.command),
             each.error is None,
             each.banner if each.error is None else each.error.splitlines()[0],
-            "apt-get install qemu-system-x86, or name another command",
+            "for runs with --endpoint qemu: apt-get install qemu-system-x86, or name another",
+            needed,
         )
         for each in found
     ]

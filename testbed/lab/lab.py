@@ -20,6 +20,7 @@ from netns.interposer import interposed
 from netns.probe import ETHERTYPE_PROBE, Probe, probing
 from netns.topology import BRIDGE, DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.program import Program
 from testbed.endpoint.qemu import Qemu
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
@@ -35,6 +36,7 @@ MIGRATION_PORT = 4444
 """In namespaces of the run's own, so no other program can hold it."""
 OBSERVE_S = 2.0
 """For each question to an endpoint at the end of an attempt: one that hangs answers none."""
+ANNOUNCE_SELF_SINCE = (4, 0, 0)
 PCAP = "guest-network.pcap"
 DIFFERENCES_MAX = 20
 
@@ -43,10 +45,8 @@ DIFFERENCES_MAX = 20
 class SidePlan:
     """How one side is started."""
 
-    command: tuple[str, ...]
+    program: Program
     machine: MachineSpec
-    capabilities: Mapping[str, bool] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,8 @@ class Lab:
         self._announce = AnnounceRule(plan.announce, log)
         self._host = host
         self._hosted_destination: Hosted[Qemu]
+        self._capabilities: Mapping[str, bool] = {}
+        self._parameters: Mapping[str, Any] = {}
         self._probe: Probe | None = None
         self._saved: dict[Qemu, SavedState] = {}
         self._source_stopped_at: float | None = None
@@ -123,27 +125,51 @@ class Lab:
         ports = ("source", "destination", "client")
         return capture(self.net.switch, ports, self._captured, self.plan.folder / PCAP)
 
-    def _endpoint(self, side: str, plan: SidePlan, *, incoming: bool = False) -> Any:
+    @asynccontextmanager
+    async def _endpoint(
+        self, side: str, plan: SidePlan, *, incoming: bool = False
+    ) -> AsyncIterator[Qemu]:
+        """An endpoint of the run; writes `endpoint-ready` (kind, profile or null, version)."""
         host = self.net.source if side == "source" else self.net.destination
         guest = self.net.source_guest if side == "source" else self.net.destination_guest
-        return Qemu.start(
+        async with Qemu.start(
             side,
             log=self._log,
             machine=plan.machine,
-            command=plan.command,
+            command=plan.program.command,
             boot_image=boot_image(self.plan.guest),
             namespace=host,
             tap_fd=guest.fd,
             incoming=incoming,
-            capabilities=plan.capabilities,
-            parameters=plan.parameters,
-        )
+        ) as endpoint:
+            self._log.write(
+                side,
+                "endpoint-ready",
+                kind=plan.program.kind,
+                profile=plan.program.profile,
+                version=list(endpoint.version),
+            )
+            yield endpoint
 
     async def _start_destination(self, plan: SidePlan) -> None:
         self._hosted_destination = self._host(self._endpoint("destination", plan, incoming=True))
         self.destination = await self._hosted_destination.entered()
 
     # What the lab is told to do
+
+    async def configure(
+        self, capabilities: Mapping[str, bool], parameters: Mapping[str, Any]
+    ) -> None:
+        """Set capabilities and parameters of both sides, and of each new destination.
+
+        Raises:
+            EndpointError: an endpoint lacks one of them, or refused a value.
+        """
+        self._capabilities, self._parameters = capabilities, parameters
+        await asyncio.gather(
+            self.source.configure(capabilities, parameters),
+            self.destination.configure(capabilities, parameters),
+        )
 
     async def begin_migration(self) -> None:
         """Have the switch learn where the guest is, and start migrating it.
@@ -175,29 +201,34 @@ class Lab:
         self.attempt += 1
         self.proxy.next_attempt()
         self.proxy.upstream = (DESTINATION_ADDRESS, MIGRATION_PORT)
-        plan = self.plan.destination
-        machine = self.plan.source.machine
-        await self._start_destination(
-            SidePlan(plan.command, machine, plan.capabilities, plan.parameters)
-        )
+        program, machine = self.plan.destination.program, self.plan.source.machine
+        await self._start_destination(SidePlan(program, machine))
+        await self.destination.configure(self._capabilities, self._parameters)
 
     @property
     def _proxy_uri(self) -> str:
         return f"tcp:{PROXY_SOURCE_ADDRESS}:{MIGRATION_PORT}"
 
     async def _announce_at_source(self) -> None:
-        """One announcement of the source's own, so that the switch knows the guest's MAC there.
+        """See to it that the switch knows the guest's MAC at the source.
 
-        Our guest never sends; a real one would have.
+        A QEMU that can is asked for one announcement: a guest that never sent anything would not
+        be known. An older one has a guest that speaks when it starts, and is waited for.
         """
-        seen = len(self._log)
-        await self.source.command(
-            "announce-self", {"initial": 50, "max": 50, "rounds": 1, "step": 10}
-        )
+        seen = 0
+        if self.source.version >= ANNOUNCE_SELF_SINCE:
+            seen = len(self._log)
+            await self.source.command(
+                "announce-self", {"initial": 50, "max": 50, "rounds": 1, "step": 10}
+            )
         mac = self.plan.source.machine.mac
         await self._log.wait(
-            lambda event: event.kind == "frame" and event.facts["source"] == mac,
-            what="the switch to see the source's announcement",
+            lambda event: (
+                event.kind == "frame"
+                and event.facts["port"] == "source"
+                and event.facts["source"] == mac
+            ),
+            what="the switch to see a frame of the guest's from the source",
             within_s=OBSERVE_S,
             since=seen,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from testbed.scenario.result import Result
@@ -29,6 +30,8 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
             "verdict": result.verdict,
             "duration_s": round(result.duration_s, 3),
             "seed": result.seed,
+            "source": asdict(result.source),
+            "destination": asdict(result.destination),
             "repeat": result.repeat_command,
             "reason": result.reason,
             "lacks": result.lacks,

@@ -49,6 +49,10 @@ def _case(result: Result) -> ET.Element:
         file=result.path,
         time=f"{result.duration_s:.3f}",
     )
+    sides = _element("properties")
+    for name, played in (("source", result.source), ("destination", result.destination)):
+        sides.append(_element("property", name=name, value=played))
+    case.append(sides)
     if result.passed is not True:
         kind = "failure" if result.passed is False else "error"
         said = _element(

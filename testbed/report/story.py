@@ -62,7 +62,13 @@ def _devices(facts: Any) -> str:
     return f"device state: {f'{count} differences' if count else 'as the source sent it'}"
 
 
+def _ready(facts: Any) -> str:
+    name = "the model of QEMU" if facts["kind"] == "model" else "QEMU"
+    return f"is {name} {'.'.join(map(str, facts['version']))}"
+
+
 TELLERS: dict[str, Callable[[Any], str | None]] = {
+    "endpoint-ready": _ready,
     "migration-status": lambda facts: facts["status"],
     "wait-expired": lambda facts: f"waited in vain for {facts['what']}",
     "qmp-event": _guest,

@@ -17,6 +17,7 @@ from .judge import (
     both_running_s,
     disagreements,
     early_frames,
+    versions,
 )
 from .result import Check
 from .scenario import Scenario
@@ -42,8 +43,14 @@ def judge(scenario: Scenario, log: Log) -> tuple[str, list[Check]]:
         return "unknown", []
     first = ended[0]
     verdict = _verdict(ended)
-    checks = Expectations(scenario, log, ended)
+    checks = Expectations(as_played(scenario, log), log, ended)
     return verdict, list(checks.all(first, verdict))
+
+
+def as_played(scenario: Scenario, log: Log) -> Scenario:
+    """The scenario as it was between the versions of a run, if they greeted."""
+    between = versions(log)
+    return scenario if between is None else scenario.between(*between)
 
 
 def _verdict(ended: list[Attempt]) -> str:

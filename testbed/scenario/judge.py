@@ -12,6 +12,8 @@ from typing import Any
 
 from testbed.log import Event, Log
 
+from .units import Version
+
 SIDES = ("source", "destination")
 LOAD_FAILED = "load of migration failed"
 """On stderr of every destination that gives up. QEMU `migration/migration.c`, 2.x to 11.1."""
@@ -141,6 +143,16 @@ def _side(side: str, events: list[Event]) -> SideState:
         tuple(event.facts["text"] for event in own if event.kind == "stderr"),
         tuple(seen.get("version", (0, 0, 0))),
     )
+
+
+def versions(log: Log) -> tuple[Version, Version] | None:
+    """The source's and the destination's version as they greeted; None: one of them never did."""
+    found: dict[str, Version] = {}
+    for event in log:
+        if event.kind in ("endpoint-ready", "observed"):
+            major, minor, micro = event.facts["version"]
+            found.setdefault(event.actor, (major, minor, micro))
+    return (found["source"], found["destination"]) if len(found) == 2 else None
 
 
 def both_running_s(log: Log) -> float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from . import schema
-from .document import Document, Problem, ScenarioError, not_there, whole_file
+from .document import Document, KeyPath, Problem, ScenarioError, not_there, whole_file
 from .faults import plan_fault
 from .model import did_you_mean, got
-from .scenario import Scenario
+from .scenario import Scenario, Variant
 from .sense import problems
+from .variants import merged, where_written
 
 __all__ = ["Problem", "ScenarioError", "find", "load"]
 
@@ -45,35 +47,83 @@ def load(path: Path) -> Scenario:
         ScenarioError: with everything that is wrong with it.
     """
     document = Document(path)
+    written = document.value()
+    scenario = _checked(written, _Places(document))
+    variants: list[Variant] = []
+    wrong: list[Problem] = []
+    for number, variant in enumerate(scenario.model.variants):
+        places = _Places(document, number, written["variants"][number])
+        try:
+            variants.append(Variant(variant.when, _checked(merged(written, number), places)))
+        except ScenarioError as error:
+            wrong += error.problems
+    if wrong:
+        raise ScenarioError(path, wrong)
+    return replace(scenario, variants=tuple(variants))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where in the file a path is, of the scenario itself or under its `number`th variant."""
+
+    document: Document
+    number: int | None = None
+    variant: Mapping[str, Any] = field(default_factory=dict)
+
+    def where(self, at: KeyPath) -> str:
+        """`file:line:column`."""
+        return self.document.where(self._of_variant(at) or at)
+
+    def problem(self, at: KeyPath, message: str, *, key: bool = False) -> Problem:
+        """What is wrong at a path; if a variant makes it so, that is where it is shown."""
+        if self.number is None:
+            return self.document.problem(at, message, key=key)
+        said = self._of_variant(at)
+        if said is not None:
+            return self.document.problem(said, message, key=key)
+        title = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
+        return self.document.problem(("variants", self.number), f"makes `{title}` wrong: {message}")
+
+    def _of_variant(self, at: KeyPath) -> KeyPath | None:
+        return None if self.number is None else where_written(self.variant, self.number, at)
+
+
+def _checked(written: Any, places: _Places) -> Scenario:
+    """The scenario of plain values, as the file has them or as a variant makes them.
+
+    Raises:
+        ScenarioError: with everything that is wrong with it.
+    """
+    path = places.document.path
     try:
-        model = schema.ScenarioModel.model_validate(document.value())
+        model = schema.ScenarioModel.model_validate(written)
     except ValidationError as error:
-        raise ScenarioError(path, _translated(error, document)) from error
+        raise ScenarioError(path, _translated(error, places)) from error
     scenario = Scenario(
         path,
         model,
         tuple(
-            plan_fault(fault, number, document.where(("faults", number - 1)))
+            plan_fault(fault, number, places.where(("faults", number - 1)))
             for number, fault in enumerate(model.faults, 1)
         ),
-        document.where,
+        places.where,
     )
-    found = [document.problem(at, message) for at, message in problems(scenario)]
+    found = [places.problem(at, message) for at, message in problems(scenario)]
     if found:
         raise ScenarioError(path, found)
     return scenario
 
 
-def _translated(error: ValidationError, document: Document) -> Iterator[Problem]:
+def _translated(error: ValidationError, places: _Places) -> Iterator[Problem]:
     """pydantic's findings in people's words."""
     for finding in error.errors(include_url=False):
         kind, at = finding["type"], finding["loc"]
         if kind == "unknown_key":
-            yield document.problem(at, finding["msg"], key=True)
+            yield places.problem(at, finding["msg"], key=True)
         elif kind == "missing":
-            yield document.problem(at[:-1], f"`{at[-1]}` is missing")
+            yield places.problem(at[:-1], f"`{at[-1]}` is missing")
         else:
-            yield document.problem(at, _sentence(kind, finding))
+            yield places.problem(at, _sentence(kind, finding))
 
 
 EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -20,6 +20,20 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Played:
+    """What one side was: `model` with its profile, or `qemu`; None for a version never said."""
+
+    kind: str
+    profile: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        known = self.version or self.profile
+        name = "model of QEMU" if self.kind == "model" else "QEMU"
+        return f"{name} {known}" if known else name
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One run of one scenario.
 
@@ -35,6 +49,8 @@ class Result:
     duration_s: float
     seed: int
     repeat_command: str
+    source: Played
+    destination: Played
     reason: str = ""
     lacks: str | None = None
 

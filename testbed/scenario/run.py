@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns.inside import FOLDER
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
+from testbed.endpoint.program import QEMU, Program, common_machine, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, stamps_said
 from testbed.lab.announce import AnnounceFaults
@@ -19,7 +20,7 @@ from testbed.log import Event, Log, WaitExpired
 
 from . import schema
 from .scenario import Scenario
-from .units import VersionRange, size_of
+from .units import VersionRange
 
 SETTLED = frozenset({"completed", "failed", "cancelled", "postcopy-paused"})
 """Migration statuses that stay until somebody acts."""
@@ -31,8 +32,8 @@ SETTLES_S = 1.0
 class Settings:
     """What the command line decides about a run, beside the scenario."""
 
-    source_qemu: tuple[str, ...] = ("qemu-system-x86_64",)
-    destination_qemu: tuple[str, ...] = ("qemu-system-x86_64",)
+    source: Program = field(default_factory=model)
+    destination: Program = field(default_factory=model)
     accelerator: str = "auto"
     seed: int | None = None
 
@@ -43,15 +44,16 @@ class Lacks(Exception):
 
 def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: str) -> LabPlan:
     """What the lab of a scenario is built from; `accelerator` is both sides', `kvm` or `tcg`."""
-    model = scenario.model
-    guest = model.guest
-    announce = model.network.announce
+    written = scenario.model
+    guest = written.guest
+    announce = written.network.announce
 
-    def side(own: schema.SideMachine, command: tuple[str, ...], *, paused: bool) -> SidePlan:
+    def side(own: schema.SideMachine, program: Program, *, paused: bool) -> SidePlan:
+        machine = own.machine or guest.machine
         return SidePlan(
-            command,
+            program,
             MachineSpec(
-                machine=own.machine or guest.machine,
+                machine=common_machine(machine, settings.source, settings.destination),
                 memory_bytes=guest.memory,
                 cpus=guest.cpus,
                 accelerator=accelerator,
@@ -61,20 +63,18 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
                 nic=guest.nic,
                 paused=paused,
             ),
-            scenario.capabilities,
-            {name: size_of(value) for name, value in model.parameters.items()},
         )
 
     return LabPlan(
-        source=side(model.source, settings.source_qemu, paused=False),
+        source=side(written.source, settings.source, paused=False),
         destination=side(
-            model.destination, settings.destination_qemu, paused=model.destination.paused
+            written.destination, settings.destination, paused=written.destination.paused
         ),
         guest=GuestSpec(
             guest.memory,
             guest.working_set,
             guest.pages_per_second,
-            model.seed if settings.seed is None else settings.seed,
+            written.seed if settings.seed is None else settings.seed,
         ),
         folder=folder,
         faults=scenario.faults,
@@ -84,7 +84,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
             delay_s=announce.delay,
             duplicate=frozenset(announce.duplicate),
         ),
-        probe_every_s=model.network.probe.every if model.network.probe else None,
+        probe_every_s=written.network.probe.every if written.network.probe else None,
     )
 
 
@@ -109,16 +109,38 @@ async def play(
         EndpointError: an endpoint could not be started.
         OSError: the environment refused a namespace, link or socket.
     """
-    accelerator = settings.accelerator
-    if accelerator == "auto":
-        # Once for both: device state of KVM and of TCG are not the same.
-        accelerator = await choose_accelerator(settings.source_qemu, settings.destination_qemu)
+    _check_kinds(scenario, settings)
+    accelerator = await _accelerator(settings)
     async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log) as lab:
         _check_versions(scenario, lab)
-        await Play(scenario, lab, log).run()
+        played = scenario.between(lab.source.version, lab.destination.version)
+        await lab.configure(played.capabilities, played.parameters)
+        await Play(played, lab, log).run()
         if hold is not None:
             list(lab.net.pin(FOLDER))
             await hold()
+
+
+async def _accelerator(settings: Settings) -> str:
+    """Once for both: device state of KVM and of TCG are not the same."""
+    if settings.accelerator != "auto":
+        return settings.accelerator
+    decided = shared_accelerator(settings.source, settings.destination)
+    return decided or await choose_accelerator(
+        settings.source.command, settings.destination.command
+    )
+
+
+def _check_kinds(scenario: Scenario, settings: Settings) -> None:
+    wanted = scenario.model.requires.endpoint
+    for side in ("source", "destination"):
+        kind = getattr(settings, side).kind
+        if wanted not in (None, kind):
+            needs = "a real QEMU" if wanted == QEMU else "the model"
+            raise Lacks(
+                f"{scenario.name} needs {needs} on both sides, the {side} is a {kind}: "
+                f"--endpoint {wanted}"
+            )
 
 
 def _check_versions(scenario: Scenario, lab: Lab) -> None:
@@ -127,7 +149,8 @@ def _check_versions(scenario: Scenario, lab: Lab) -> None:
         if not wanted.matches(end.version):
             raise Lacks(
                 f"{scenario.name} needs QEMU {wanted.text}, the {end.side} is "
-                f"{'.'.join(map(str, end.version))}: name another with --{end.side}-qemu"
+                f"{'.'.join(map(str, end.version))}: name another with --{end.side}-qemu "
+                "or --profile"
             )
 
 

@@ -10,9 +10,18 @@ from typing import Any
 from testbed.fault.plan import Fault
 
 from . import schema
+from .units import Version, size_of
 
 POSTCOPY_AFTER_PAGES = 500
 """Page records of precopy before the default steps switch over: there is some, and more to come."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The scenario as it is between certain versions."""
+
+    when: schema.When
+    scenario: Scenario
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,14 @@ class Scenario:
     model: schema.ScenarioModel
     faults: tuple[Fault, ...]
     where: Callable[[tuple[str | int, ...]], str]
+    variants: tuple[Variant, ...] = ()
+
+    def between(self, source: Version, destination: Version) -> Scenario:
+        """What is played between these versions: the first variant that is for them, or itself."""
+        for variant in self.variants:
+            if variant.when.holds(source, destination):
+                return variant.scenario
+        return self
 
     @property
     def name(self) -> str:
@@ -34,6 +51,11 @@ class Scenario:
         """Of both sides; postcopy needs its own."""
         implied = {"postcopy-ram": True} if self.model.mode == "postcopy" else {}
         return {**implied, **self.model.capabilities}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of both sides; a size such as `32M` is a number of bytes."""
+        return {name: size_of(value) for name, value in self.model.parameters.items()}
 
     @property
     def steps(self) -> list[schema.StepModel]:

@@ -25,7 +25,7 @@ from .model import (
 )
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import CommandName, FaultModel, MessageName, SectionKind
-from .units import ByVersion, Duration, Size, SomeTime, VersionRange
+from .units import ByVersion, Duration, Size, SomeTime, Version, VersionRange
 
 Verdict = Literal[
     "completed",
@@ -121,9 +121,10 @@ class DestinationMachine(SideMachine):
 
 
 class Requires(Model):
-    """What a scenario needs of both binaries."""
+    """What a scenario needs of both endpoints."""
 
     qemu: Range = "*"
+    endpoint: Literal["model", "qemu"] | None = None
 
 
 # The network
@@ -359,6 +360,41 @@ class Expect(Model):
     outage: OutageExpectation | None = None
 
 
+# Versions
+
+
+def _some_version(when: When) -> When:
+    if not any((when.source, when.destination, when.either)):
+        raise ValueError("say for which versions: `source`, `destination` or `either`")
+    return when
+
+
+class When(Model):
+    """The versions that a variant is for: all that is said must be so."""
+
+    source: Range | None = None
+    destination: Range | None = None
+    either: Range | None = None
+
+    def holds(self, source: Version, destination: Version) -> bool:
+        """True if it speaks of a source and a destination of these versions."""
+        sides = ((self.source, (source,)), (self.destination, (destination,)))
+        return all(
+            text is None or any(VersionRange.parse(text).matches(each) for each in versions)
+            for text, versions in (*sides, (self.either, (source, destination)))
+        )
+
+
+class VariantModel(Model):
+    """What is otherwise between certain versions; `variants.py` puts it in place."""
+
+    when: Annotated[When, AfterValidator(_some_version)]
+    capabilities: dict[Hyphened, bool | None] = Field(default_factory=dict)
+    parameters: dict[Hyphened, Any] = Field(default_factory=dict)
+    steps: list[Step] | None = None
+    expect: dict[str, Any] = Field(default_factory=dict)
+
+
 class ScenarioModel(Model):
     """A scenario file."""
 
@@ -380,3 +416,4 @@ class ScenarioModel(Model):
     network: Network = Network()
     steps: list[Step] | None = None
     expect: Expect
+    variants: list[VariantModel] = Field(default_factory=list)

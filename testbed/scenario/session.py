@@ -20,10 +20,11 @@ from netns.inside import FOLDER, SandboxSide
 from netns.require import missing
 from netns.sandbox import Sandbox, SandboxRefused, enter_command
 from testbed.endpoint.base import EndpointError
+from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, Program, qemu
 from testbed.log import Event, Log
 
-from .expect import judge
-from .result import Result
+from .expect import as_played, judge
+from .result import Played, Result
 from .run import Lacks, Settings, play
 from .scenario import Scenario
 
@@ -186,7 +187,7 @@ class _log_file:  # noqa: N801 - a context manager that is used like a function
 
 def _write_files(folder: Path, scenario: Scenario, log: Log) -> None:
     """What else people want of a run beside its log and its pcap."""
-    resolved = json.dumps(scenario.resolved(), indent=2)
+    resolved = json.dumps(as_played(scenario, log).resolved(), indent=2)
     (folder / "scenario.json").write_text(resolved + "\n", encoding="utf-8")
     shutil.copyfile(scenario.path, folder / "scenario.yaml")
     for side in ("source", "destination"):
@@ -222,6 +223,8 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         duration_s,
         _seed(scenario, options),
         _repeat_command(scenario, options),
+        _played(options.settings.source, log, "source"),
+        _played(options.settings.destination, log, "destination"),
         reason,
         None if lacks is None else _lacking(lacks),
     )
@@ -235,13 +238,33 @@ def _lacking(event: Event) -> str:
     return "\n".join(sentences)
 
 
+def _played(program: Program, log: Log, side: str) -> Played:
+    ready = log.first("endpoint-ready", side)
+    version = None if ready is None else ".".join(map(str, ready.facts["version"]))
+    return Played(program.kind, program.profile, version)
+
+
 def _repeat_command(scenario: Scenario, options: Options) -> str:
     words = ["testbed", "run", str(scenario.path), "--seed", str(_seed(scenario, options))]
-    settings, usual = options.settings, Settings()
-    for name in ("source_qemu", "destination_qemu"):
-        command = getattr(settings, name)
-        if command != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", shlex.join(command)]
-    if settings.accelerator != usual.accelerator:
+    settings = options.settings
+    words += _endpoint_words(settings)
+    if settings.accelerator != Settings().accelerator:
         words += ["--accel", settings.accelerator]
     return shlex.join(words)
+
+
+def _endpoint_words(settings: Settings) -> Iterator[str]:
+    """The options that name both sides, where they are not the usual models."""
+    sides = {"source": settings.source, "destination": settings.destination}
+    usual = [side for side, program in sides.items() if program == qemu()]
+    if len(usual) == len(sides):
+        yield from ("--endpoint", "qemu")
+        return
+    for side, program in sides.items():
+        if side in usual:
+            yield from (f"--{side}", "qemu")
+        elif program.kind != MODEL:
+            yield from (f"--{side}-qemu", shlex.join(program.command))
+    profiles = {program.profile for program in sides.values()} - {None, DEFAULT_PROFILE}
+    for profile in profiles:
+        yield from ("--profile", str(profile))

@@ -87,6 +87,12 @@ def test_a_file_that_is_not_there_is_said(name: str) -> None:
         (["--repeat", "0"], "'--repeat'"),
         (["--seed", "-1"], "'--seed'"),
         (["--accel", "xen"], "'--accel'"),
+        (["--endpoint", "bochs"], "'--endpoint'"),
+        (["--profile", "3.0"], "'--profile'"),
+        (["--source", "model", "--source-qemu", "q"], "--source model and --source-qemu"),
+        (["--endpoint", "qemu", "--profile", "2.9"], "--profile is a model's"),
+        (["--accel", "kvm"], "--accel kvm: a model has TCG's devices"),
+        (["--accel", "kvm", "--source", "qemu"], "--accel kvm: a model has TCG's devices"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_said_before_anything_runs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.log import Log
-from testbed.scenario.result import Check, Result
+from testbed.scenario.result import Check, Played, Result
 
 WHERE = "scenarios/bad_footer_mark.yaml:100:5"
 PASSED = Check("expect.verdict", True, "failed-clean", "failed-clean", WHERE)
@@ -71,6 +71,8 @@ def result(
         1.25,
         7,
         f"testbed run scenarios/{name}.yaml --seed 7",
+        Played("model", "7.2", "7.2.22"),
+        Played("qemu", None, "10.0.13"),
         reason,
         lacks,
     )

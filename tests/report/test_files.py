@@ -31,6 +31,20 @@ def suite_of(path: Path, results: list[Result]) -> ET.Element:
     return suite
 
 
+def of(case: ET.Element) -> list[ET.Element]:
+    """What a case says of its outcome."""
+    return [child for child in case if child.tag != "properties"]
+
+
+def test_junit_says_what_both_sides_were(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path / "junit.xml", RESULTS[:1])
+    properties = suite.findall("testcase/properties/property")
+    assert {each.get("name"): each.get("value") for each in properties} == {
+        "source": "model of QEMU 7.2.22",
+        "destination": "QEMU 10.0.13",
+    }
+
+
 def test_junit_counts_every_outcome_once(tmp_path: Path) -> None:
     suite = suite_of(tmp_path / "junit.xml", RESULTS)
     counts = {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped", "time")}
@@ -41,7 +55,7 @@ def test_junit_counts_every_outcome_once(tmp_path: Path) -> None:
         "skipped": "1",
         "time": "6.250",
     }
-    said = {case.get("name"): [child.tag for child in case] for case in suite.iter("testcase")}
+    said = {case.get("name"): [child.tag for child in of(case)] for case in suite.iter("testcase")}
     assert said == {
         "one": [],
         "two": ["failure"],
@@ -53,7 +67,7 @@ def test_junit_counts_every_outcome_once(tmp_path: Path) -> None:
 
 def test_junit_says_in_the_message_why_and_in_the_text_all(tmp_path: Path) -> None:
     suite = suite_of(tmp_path / "junit.xml", RESULTS)
-    messages = [child.get("message") for case in suite.iter("testcase") for child in case]
+    messages = [child.get("message") for case in suite.iter("testcase") for child in of(case)]
     assert messages == [
         "expect.destination.exit: expected 7, got 1",
         "expect.memory: cannot tell, it was never looked at",
@@ -105,6 +119,8 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         "verdict": "failed-clean",
         "duration_s": 1.25,
         "seed": 7,
+        "source": {"kind": "model", "profile": "7.2", "version": "7.2.22"},
+        "destination": {"kind": "qemu", "profile": None, "version": "10.0.13"},
         "repeat": "testbed run scenarios/two.yaml --seed 7",
         "reason": "",
         "lacks": None,
