@@ -8,7 +8,7 @@ bytes and the same description. What a device itself would judge, its values, is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from types import SimpleNamespace
@@ -35,6 +35,9 @@ Json = dict[str, Any]
 INFOS: dict[str, Info] = {
     info.name: info for info in vars(scalars).values() if isinstance(info, scalars.Scalar)
 }
+CONDITIONAL = {"identify_data": "identify_set"}
+"""Fields that elements of one array may have or not, and the field before that says so: what an
+IDE drive says of itself is sent if there is one. Source: QEMU `hw/ide/core.c`."""
 
 
 class NotDeclarable(Exception):
@@ -107,13 +110,22 @@ def register_described(
     return entries
 
 
-def declared(node: Json) -> VmState:
+def declared(
+    *nodes: Json,
+    infos: Mapping[str, Info] = INFOS,
+    subsections: Mapping[str, Sequence[Json]] | None = None,
+) -> VmState:
     """The declaration of a section, or of a part of it; its states are made by `blank`.
 
+    Args:
+        nodes: descriptions of it, which may differ in their subsections.
+        infos: what codes a field, by its type; all others are taken for bytes.
+        subsections: descriptions of those that a VMSD may have beside, by its name, in order.
+
     Raises:
-        NotDeclarable: no declaration says what the description does.
+        NotDeclarable: no declaration says what the descriptions do.
     """
-    return _Declarer().vmstate([node], node["vmsd_name"])
+    return _Declarer(infos, subsections or {}).vmstate(nodes, nodes[0]["vmsd_name"])
 
 
 def size_of(node: Json) -> int:
@@ -145,21 +157,55 @@ def _fill(vmstate: VmState, state: SimpleNamespace) -> None:
 class _Declarer:
     """Makes declarations; every field gets an attribute of its own."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, infos: Mapping[str, Info], subsections: Mapping[str, Sequence[Json]]
+    ) -> None:
+        self._infos, self._subsections = infos, subsections
         self._attributes = 0
 
     def vmstate(self, nodes: Sequence[Json], name: str) -> VmState:
         """One VMSD of descriptions that may differ in their subsections."""
-        node = nodes[0]
-        if any(_shape(each["fields"]) != _shape(node["fields"]) for each in nodes):
+        elements = [_unconditional(each["fields"]) for each in nodes]
+        if any(_shape(each) != _shape(elements[0]) for each in elements):
             raise NotDeclarable
-        made = tuple(self._fields([each["fields"] for each in nodes]))
-        found: dict[str, list[Json]] = {}
-        for each in nodes:
-            for sub in each.get("subsections", ()):
-                found.setdefault(sub["vmsd_name"], []).append(sub)
+        made = list(self._fields(elements))
+        for node in nodes:
+            self._add_conditional(made, node["fields"])
+        found = self._found(nodes, name)
         subsections = tuple(self._subsection(subs, sub) for sub, subs in found.items())
-        return VmState(name, node["version"], 0, made, subsections)
+
+        def begin(state: Any) -> None:
+            state.subsections.difference_update(found)
+
+        pre_load = begin if found else None
+        return VmState(name, nodes[0]["version"], 0, tuple(made), subsections, pre_load=pre_load)
+
+    def _add_conditional(self, made: list[Field], nodes: Sequence[Json]) -> None:
+        """Declare what not all elements have, each behind the field that says so."""
+        known = {each.name for each in made}
+        for node in nodes:
+            before = CONDITIONAL.get(node["name"])
+            if before is None or before not in known or node["name"] in known:
+                continue
+            at = next(number for number, each in enumerate(made) if each.name == before)
+            field = self._field([node], 1)
+
+            def exists(state: Any, _version_id: int, path: str = made[at].path) -> bool:
+                return bool(getattr(state, path))
+
+            made.insert(at + 1, replace(field, exists=exists))
+
+    def _found(self, nodes: Sequence[Json], name: str) -> dict[str, list[Json]]:
+        """Descriptions of each subsection, in the order in which they are saved."""
+        known = self._subsections.get(name, ())
+        found: dict[str, list[Json]] = {sub["vmsd_name"]: [] for sub in known}
+        for node in nodes:
+            for sub in node.get("subsections", ()):
+                found.setdefault(sub["vmsd_name"], []).append(sub)
+        for sub in known:
+            if not found[sub["vmsd_name"]]:
+                found[sub["vmsd_name"]].append(sub)
+        return {sub: subs for sub, subs in found.items() if "fields" in subs[0]}
 
     def _subsection(self, nodes: Sequence[Json], name: str) -> VmState:
         made = self.vmstate(nodes, name)
@@ -186,7 +232,7 @@ class _Declarer:
         elif node["type"] == "tmp":
             return self._temporary(nodes, attribute)
         else:
-            info = INFOS.get(node["type"]) or OpenCoded(node["type"])
+            info = self._infos.get(node["type"]) or OpenCoded(node["type"])
             made = fields.single(node["name"], info, size=node["size"], attribute=attribute)
         if "array_len" in node:
             return fields.array(made, node["array_len"])
@@ -210,6 +256,12 @@ class _Declarer:
         inner = replace(inner, pre_save=restore, post_load=keep)
         made = fields.tmp(inner, lambda: blank(inner))
         return replace(made, version_id=inner.version_id)
+
+
+def _unconditional(nodes: Sequence[Json]) -> list[Json]:
+    """The fields that every element has."""
+    names = {each["name"] for each in nodes}
+    return [each for each in nodes if CONDITIONAL.get(each["name"]) not in names]
 
 
 def _shape(nodes: list[Json]) -> list[Any]:
