@@ -1,33 +1,47 @@
 """Capture on the switch: every frame once, on the port where it came in, into a pcap file.
 
-scapy opens the sockets, decodes and writes; it is slow to import and is imported when a capture
-begins.
+Frames are read and written by hand: a library for this takes longer to import than a migration.
 """
 
 from __future__ import annotations
 
-import asyncio
+import socket
+import struct
 import time
+from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .namespace import Namespace
+from .packet import ETH_P_ALL, packet_socket
 
 ETHERTYPE_RARP = 0x8035
-DLT_EN10MB = 1
-RARP_BODY = slice(14, 42)
+RARP_BODY = struct.Struct("!HHBBH6s4s6s4s")
+"""Hardware and protocol type, the lengths of their addresses, opcode, sender, target (RFC 903)."""
+ETHERNET_BYTES = 14
 RARP_FRAME_BYTES = 60
 """QEMU pads its announcement to the Ethernet minimum without the checksum (`net/announce.c`)."""
 REQUEST_REVERSE = 3
 """ARP's opcode of a RARP request (RFC 903)."""
 FRAMES_PER_WAKE = 64
+FRAME_BYTES_MAX = 65_536
 FRAMES_MAX = 200_000
 """Kept in the file, about 20 MB of small ones; those that follow are only counted."""
-SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
-"""`linux/if_packet.h`, since 4.20."""
+
+PCAP_HEADER = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, FRAME_BYTES_MAX, 1)
+"""Of a file with nanoseconds, version 2.4, link type Ethernet (pcap-savefile(5))."""
+PCAP_RECORD = struct.Struct("=IIII")  # seconds, nanoseconds, bytes here, bytes on the wire
+
+SOL_PACKET, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 8, 23
+"""`linux/if_packet.h`; the last since 4.20."""
+SO_TIMESTAMPNS = 35  # `asm-generic/socket.h`
+TIMESPEC = struct.Struct("@ll")
+AUXDATA = struct.Struct("@IIIHHHH")  # status, two lengths, two offsets, VLAN tag, its EtherType
+VLAN_VALID = 0x10
+ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) + socket.CMSG_SPACE(AUXDATA.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,8 @@ def rarp_problems(frame: Frame) -> list[str]:
         "destination": "ff:ff:ff:ff:ff:ff",
         "hardware_type": 1,
         "protocol_type": 0x0800,
+        "hardware_bytes": 6,
+        "protocol_bytes": 4,
         "opcode": REQUEST_REVERSE,
         "sender_mac": frame.source,
         "sender_ip": "0.0.0.0",  # noqa: S104 - an address in a frame, nothing is bound
@@ -65,7 +81,7 @@ def rarp_problems(frame: Frame) -> list[str]:
         "ethertype": frame.ethertype,
         "length": len(frame.raw),
         "destination": frame.destination,
-        "padding": frame.raw[RARP_BODY.stop :].hex(),
+        "padding": frame.raw[ETHERNET_BYTES + RARP_BODY.size :].hex(),
         **frame.rarp,
     }
     return [
@@ -78,31 +94,44 @@ def rarp_problems(frame: Frame) -> list[str]:
 class Capture:
     """A capture under way; made by `capture`: `frames` came in, `dropped` of them were not kept."""
 
-    def __init__(self, writer: Any, on_frame: Callable[[Frame], None]) -> None:
-        self._writer = writer
+    def __init__(self, file: BinaryIO, on_frame: Callable[[Frame], None]) -> None:
+        self._file = file
         self._on_frame = on_frame
         self.frames = 0
         self.dropped = 0
 
-    def readable(self, listener: Any, port: str) -> None:
+    def readable(self, listener: socket.socket, port: str) -> None:
         """Take the frames that wait on a port."""
         for _ in range(FRAMES_PER_WAKE):
             try:
-                _, raw, stamp_s = listener.recv_raw()
+                raw, ancillary, _, _ = listener.recvmsg(FRAME_BYTES_MAX, ANCILLARY_BYTES)
             except BlockingIOError:
                 return
-            self._take(port, raw, stamp_s)
+            self._take(port, *_as_it_came(raw, ancillary))
 
-    def _take(self, port: str, raw: bytes, stamp_s: float) -> None:
+    def _take(self, port: str, raw: bytes, stamp_ns: int) -> None:
         self.frames += 1
         if self.frames > FRAMES_MAX:
             self.dropped += 1
             return
-        seconds, rest = divmod(stamp_s, 1)
-        self._writer.write_packet(raw, sec=int(seconds), usec=int(rest * 1e9))
+        self._file.write(PCAP_RECORD.pack(*divmod(stamp_ns, 10**9), len(raw), len(raw)) + raw)
         # The kernel stamps by the wall clock; only the frame's age is taken from that.
-        at = time.monotonic() - (time.time() - stamp_s)
+        at = time.monotonic() - (time.time_ns() - stamp_ns) / 1e9
         self._on_frame(decode(port, at, raw))
+
+
+def _as_it_came(raw: bytes, ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes, int]:
+    """A frame with the VLAN tag that the kernel took out, and its stamp in nanoseconds."""
+    stamp_ns = time.time_ns()
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+            seconds, rest = TIMESPEC.unpack(data)
+            stamp_ns = seconds * 10**9 + rest
+        elif (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, *_, tag, ethertype = AUXDATA.unpack(data)
+            if status & VLAN_VALID:
+                raw = raw[:12] + struct.pack("!HH", ethertype, tag) + raw[12:]
+    return raw, stamp_ns
 
 
 @asynccontextmanager
@@ -121,51 +150,40 @@ async def capture(
         path: the pcap file, with nanoseconds, written as frames come.
 
     Raises:
-        ValueError: a port is not there.
-        OSError: packet sockets are not allowed, or the file cannot be written.
+        OSError: a port is not there, packet sockets are not allowed, or the file cannot be written.
     """
-    # Off the loop: the import takes a third of a second, in which others can start.
-    listen_socket, pcap_writer = await asyncio.to_thread(_scapy)
     with ExitStack() as stack:
-        writer = pcap_writer(str(path), linktype=DLT_EN10MB, sync=True, nano=True)
-        stack.callback(writer.close)
-        writer.write_header(None)
-        running = Capture(writer, on_frame)
-        loop = asyncio.get_running_loop()
+        file = stack.enter_context(path.open("wb", buffering=0))
+        file.write(PCAP_HEADER)
+        running = Capture(file, on_frame)
+        loop = get_running_loop()
         for port in ports:
-            with namespace.entered():
-                listener = listen_socket(iface=port)
-            stack.callback(listener.close)
-            listener.ins.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            listener.ins.setblocking(False)
-            loop.add_reader(listener.ins, running.readable, listener, port)
-            stack.callback(loop.remove_reader, listener.ins)
+            listener = stack.enter_context(packet_socket(namespace, port, ETH_P_ALL))
+            listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            listener.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            loop.add_reader(listener, running.readable, listener, port)
+            stack.callback(loop.remove_reader, listener)
         yield running
-
-
-def _scapy() -> tuple[Any, Any]:
-    from scapy.arch.linux import L2ListenSocket
-    from scapy.layers.l2 import ARP  # noqa: F401 - `decode` needs it, and would wait for it
-    from scapy.utils import RawPcapWriter
-
-    return L2ListenSocket, RawPcapWriter
 
 
 def decode(port: str, at: float, raw: bytes) -> Frame:
     """Read a frame's addresses and type, and what a RARP body says, as far as it is there."""
     ethertype = int.from_bytes(raw[12:14], "big")
     rarp: dict[str, Any] = {}
-    if ethertype == ETHERTYPE_RARP and len(raw) >= RARP_BODY.stop:
-        from scapy.layers.l2 import ARP
-
-        body = ARP(raw[RARP_BODY])
+    if ethertype == ETHERTYPE_RARP and len(raw) >= ETHERNET_BYTES + RARP_BODY.size:
+        body = RARP_BODY.unpack_from(raw, ETHERNET_BYTES)
+        hardware, protocol, hardware_bytes, protocol_bytes, opcode, *addresses = body
+        sender_mac, sender_ip, target_mac, target_ip = addresses
         rarp = {
-            "hardware_type": body.hwtype,
-            "protocol_type": body.ptype,
-            "opcode": body.op,
-            "sender_mac": body.hwsrc,
-            "sender_ip": body.psrc,
-            "target_mac": body.hwdst,
-            "target_ip": body.pdst,
+            "hardware_type": hardware,
+            "protocol_type": protocol,
+            "hardware_bytes": hardware_bytes,
+            "protocol_bytes": protocol_bytes,
+            "opcode": opcode,
+            "sender_mac": sender_mac.hex(":"),
+            "sender_ip": socket.inet_ntoa(sender_ip),
+            "target_mac": target_mac.hex(":"),
+            "target_ip": socket.inet_ntoa(target_ip),
         }
     return Frame(port, at, raw[6:12].hex(":"), raw[:6].hex(":"), ethertype, raw, rarp)

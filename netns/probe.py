@@ -17,11 +17,10 @@ from enum import StrEnum
 from itertools import groupby
 
 from .namespace import Namespace
+from .packet import ETH_P_ALL, packet_socket
 
 ETHERTYPE_PROBE = 0x88B5
 """Local experimental EtherType 1 (IEEE 802)."""
-ETH_P_ALL = 0x0003
-"""A socket for the probe's own EtherType would see nothing: a bridge takes frames before it."""
 ADDRESSES_BYTES = 12
 TAIL = struct.Struct("!HI")  # EtherType, number
 PROBE_BYTES = 60
@@ -168,11 +167,11 @@ async def probing(
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         for host, place in hosts.items():
-            watcher = stack.enter_context(_packet_socket(*place, ETH_P_ALL))
+            watcher = stack.enter_context(packet_socket(*place, ETH_P_ALL))
             probe.watch(host)
             loop.add_reader(watcher, probe.readable, host, watcher)
             stack.callback(loop.remove_reader, watcher)
-        sender = stack.enter_context(_packet_socket(*client, 0))
+        sender = stack.enter_context(packet_socket(*client, 0))
         head = bytes.fromhex(mac.replace(":", "")) + sender.getsockname()[4]
 
         timers: list[asyncio.TimerHandle] = []
@@ -186,14 +185,3 @@ async def probing(
             yield probe
         finally:
             timers[0].cancel()
-
-
-def _packet_socket(namespace: Namespace, device: str, protocol: int) -> socket.socket:
-    opened = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    opened.setblocking(False)
-    try:
-        opened.bind((device, protocol))
-    except BaseException:
-        opened.close()
-        raise
-    return opened

@@ -35,12 +35,10 @@ def frames_in(path) -> list[bytes]:
         pytest.param(rarp() + b"\0", ["length", "padding"], id="one byte more"),
         pytest.param(rarp()[:59], ["length", "padding"], id="one byte less"),
         pytest.param(changed(0, bytes(6)), ["destination"], id="not a broadcast"),
-        pytest.param(
-            changed(14, b"\0\2"), ["hardware_type", "sender_mac", "target_mac"], id="not Ethernet"
-        ),
-        pytest.param(
-            changed(16, b"\x86\xdd"), ["protocol_type", "sender_ip", "target_ip"], id="not IPv4"
-        ),
+        pytest.param(changed(14, b"\0\2"), ["hardware_type"], id="not Ethernet"),
+        pytest.param(changed(16, b"\x86\xdd"), ["protocol_type"], id="not IPv4"),
+        pytest.param(changed(18, b"\x08"), ["hardware_bytes"], id="longer hardware addresses"),
+        pytest.param(changed(19, b"\x10"), ["protocol_bytes"], id="longer addresses"),
         pytest.param(changed(20, b"\0\4"), ["opcode"], id="a reply"),
         pytest.param(changed(22, b"\2" * 6), ["sender_mac"], id="another sender"),
         pytest.param(changed(28, b"\1" * 4), ["sender_ip"], id="a sender's address"),
@@ -113,6 +111,19 @@ async def test_a_file_is_whole_at_any_moment_and_without_frames(tmp_path):
 
 
 @pytest.mark.live
+async def test_a_tag_that_the_kernel_takes_out_is_put_back(tmp_path):
+    path = tmp_path / "guest.pcap"
+    tagged = rarp()[:12] + bytes.fromhex("8100 2064") + rarp()[12:]
+    frames = []
+    async with Topology.create() as net, capture(net.switch, PORTS, frames.append, path):
+        with packet_socket(net.client, UPLINK) as client:
+            client.send(tagged)
+        await true_within(lambda: len(frames) == 1)
+    assert frames[0].raw == tagged
+    assert frames_in(path) == [tagged]
+
+
+@pytest.mark.live
 async def test_what_is_beyond_the_bound_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(capture_module, "FRAMES_MAX", 2)
     frames = []
@@ -129,6 +140,6 @@ async def test_what_is_beyond_the_bound_is_counted(tmp_path, monkeypatch):
 @pytest.mark.live
 async def test_a_port_that_is_not_there_is_an_error(tmp_path):
     async with Topology.create() as net:
-        with pytest.raises(ValueError, match="none"):
+        with pytest.raises(OSError, match="No such device"):
             async with capture(net.switch, ("none",), lambda _frame: None, tmp_path / "x.pcap"):
                 pass
