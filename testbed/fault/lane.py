@@ -16,7 +16,9 @@ from testbed.wire.element import (
 from testbed.wire.element import (
     CommandType,
     Element,
+    PageRun,
     RamPage,
+    RunElement,
     SectionFooter,
     SectionHeader,
     SectionType,
@@ -29,7 +31,7 @@ from .describe import describe
 from .edit import BETWEEN_BYTES, Edit, connection_commands, edit_of
 from .hold import Hold, begins_device_phase, package_bytes
 from .ledger import DEVICE_BYTES_MAX, Ledger
-from .place import Known, Matcher, Miss
+from .place import Known, Matcher, Miss, is_in_pages
 from .plan import CommandPlace, Fault, OffsetPlace, SectionPlace, Side, Truncate
 from .watch import FORWARD, RETURN_PATH, Watch
 
@@ -79,6 +81,7 @@ class Lane(Generic[Parser]):
 
     def received(self, data: bytes) -> list[Command]:
         """Bytes came."""
+        self._choose_runs()
         if not self._armed:
             return [*self._send(data), *self._elements(self.parser.feed(data))]
         self._tail += data
@@ -137,6 +140,11 @@ class Lane(Generic[Parser]):
     def _armed(self) -> bool:
         return bool(self._matchers or self._hold or self._deleting)
 
+    def _choose_runs(self) -> None:
+        """Have pages in runs, which costs next to nothing, unless a fault may strike in one."""
+        if isinstance(self.parser, MainChannel):
+            self.parser.in_runs = not any(is_in_pages(fault.place) for fault in self._faults())
+
     def _finish(self) -> list[Command]:
         if self._ended:
             return []
@@ -153,6 +161,8 @@ class Lane(Generic[Parser]):
         for element in elements:
             if type(element.value) is RamPage:  # nearly all of them
                 self._watch.page(element.value)
+            elif type(element.value) is PageRun:
+                self._watch.run(element.value)
             else:
                 commands += [Observed(*fact) for fact in self._watch.element(element)]
                 self._note(element)
@@ -175,6 +185,9 @@ class Lane(Generic[Parser]):
 
     def _pass_or_hold(self, element: Element) -> list[Command]:
         """Send the element on, or hold it while what it belongs to is not understood."""
+        if isinstance(element, RunElement):  # what it is copied from is the tail
+            raw = bytes(self._tail[: element.size_bytes])
+            element = Element(element.offset, raw, element.value, (), element.section)
         del self._tail[: len(element.raw)]
         if isinstance(self.parser, MainChannel):
             self._known.page_bytes = self.parser.page_bytes

@@ -78,6 +78,17 @@ class Miss(Exception):
     """The place is there, but what the fault names of it is not: the reason, in words."""
 
 
+def is_in_pages(place: Place) -> bool:
+    """True if the place may lie in a record of a page, which must then come by itself."""
+    match place:
+        case SectionPlace(idstr=idstr, part=part, byte=byte):
+            inside = part == "payload" or (part == "section" and byte is not None)
+            return inside and fnmatchcase("ram", idstr)
+        case PagePlace() | OffsetPlace():
+            return True
+    return False
+
+
 class Matcher:
     """Finds one fault's place; `find` is called with every element of its direction, in order."""
 

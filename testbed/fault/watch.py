@@ -15,6 +15,7 @@ from testbed.wire.element import (
     Message,
     MessageType,
     Opaque,
+    PageRun,
     RamFlag,
     RamPage,
     SectionFooter,
@@ -22,6 +23,7 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.runs import zeros
 
 PARTS_MAX = 20
 """PART sections of one idstr that are logged one by one; then only counted."""
@@ -88,6 +90,12 @@ class Watch:
         self._pages_of[page.block] += 1
         if page.flags & RamFlag.ZERO:
             self._zero_pages += 1
+
+    def run(self, run: PageRun) -> None:
+        """Count the page records of a run."""
+        self._pages += len(run.records)
+        self._pages_of[run.block] += len(run.records)
+        self._zero_pages += zeros(run)
 
     def _section(self, element: Element) -> Iterator[Fact]:
         header = element.section

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from testbed.wire import Layout, MainChannel
 from testbed.wire.element import (
     Opaque,
+    PageRun,
     Payload,
     RamBlock,
     RamFlag,
@@ -19,6 +20,7 @@ from testbed.wire.element import (
     SectionHeader,
     SectionType,
 )
+from testbed.wire.runs import pages, zeros
 
 DEVICE_BYTES_MAX = 64 << 20
 """Device state kept for comparison; a PC has some tens of kilobytes."""
@@ -75,14 +77,20 @@ async def read_saved(chunks: AsyncIterator[bytes]) -> SavedState:
     Raises:
         SavedStateError: it is no whole migration stream.
     """
-    parser = MainChannel()
+    parser = MainChannel(in_runs=True)
     saved = SavedState()
     payloads: dict[tuple[str, int], tuple[SectionHeader, bytes]] = {}
+    tail = bytearray()  # came in, in no element yet: where the bytes of a run are
     async for chunk in chunks:
+        tail += chunk
         for element in parser.feed(chunk):
+            raw = tail[: element.size_bytes]
+            del tail[: element.size_bytes]
             match element.value:
                 case RamBlock(idstr=idstr, used_bytes=used_bytes):
                     saved.blocks[idstr] = bytearray(used_bytes)
+                case PageRun() as run:
+                    _store_run(saved.blocks[run.block], run, raw)
                 case RamPage():
                     _store_page(saved.blocks, element.value)
                 case Payload(data=data) if (
@@ -106,6 +114,15 @@ def _store_page(blocks: Mapping[str, bytearray], page: RamPage) -> None:
     """Put a page where it belongs; a ZERO record needs nothing, a block begins as zeros."""
     if not page.flags & RamFlag.ZERO:
         blocks[page.block][page.offset_bytes : page.offset_bytes + len(page.data)] = page.data
+
+
+def _store_run(block: bytearray, run: PageRun, raw: bytearray) -> None:
+    """Put the pages of a run, whose bytes are `raw`, where they belong."""
+    if zeros(run) == len(run.records):
+        return
+    for offset, is_zero, at in pages(run):
+        if not is_zero:
+            block[offset : offset + run.page_bytes] = raw[at : at + run.page_bytes]
 
 
 def fields_of(layout: Layout | None, key: tuple[str, int]) -> tuple[tuple[str, int, int], ...]:

@@ -95,6 +95,15 @@ class MainChannel(Channel):
         return self._ram.page_bytes
 
     @property
+    def in_runs(self) -> bool:
+        """Plain and zero pages come as `RunElement`s; may change between two feeds."""
+        return self._ram.in_runs
+
+    @in_runs.setter
+    def in_runs(self, value: bool) -> None:
+        self._ram.in_runs = value
+
+    @property
     def confirmed(self) -> bool:
         """The vmdesc came and agrees with the boundaries of every device section."""
         return self._described and not self.corrections

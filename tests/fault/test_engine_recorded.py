@@ -3,12 +3,13 @@
 from functools import lru_cache
 
 import pytest
-from fault_helpers import DESTINATION, SOURCE, acts, through
+from fault_helpers import DESTINATION, SOURCE, acts, run, through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_helpers import parse, pieces, recorded
 
-from testbed.fault.command import HalfClose, Send
+from testbed.fault.command import Command as CommandOut
+from testbed.fault.command import HalfClose, Observed, Send
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import (
     Action,
@@ -218,3 +219,21 @@ def test_any_section_can_be_taken_out(name: str, seed: int, draw: st.DataObject)
 
 def differs(one: bytes, other: bytes) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_pages_are_counted_alike_one_by_one_and_in_runs(name: str) -> None:
+    """A fault that may lie in a page has them come one by one; here they never strike."""
+    footer = Fault(SectionPlace("nosuch", part="footer"), Delete(), "footer")
+    counted = []
+    for faults in ((), (footer,), (Fault(PagePlace("nosuch", nth=1), Delete(), "page"),)):
+        commands = run(FaultEngine(faults).connection(), pieces(recorded(name), 3))
+        (totals,) = [each for each in observed(commands) if each.kind == "stream-totals"]
+        sections = [each.facts for each in observed(commands) if each.kind == "section"]
+        counted.append((totals, sections))
+    assert counted[0][0].facts["zero_pages"] > 0
+    assert counted[0] == counted[1] == counted[2]
+
+
+def observed(commands: list[CommandOut]) -> list[Observed]:
+    return [each for each in commands if isinstance(each, Observed)]
