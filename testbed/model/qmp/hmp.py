@@ -16,6 +16,7 @@ HmpHandler = Callable[[dict[str, Any]], str | Awaitable[str]]
 """Takes the arguments that were given; returns what is printed. May refuse with `CommandError`."""
 
 _WORD = re.compile(r"\s*([^\s/]*)")
+_GRAPH = re.compile(r"\S*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\'\\nr])*)"')
 _ESCAPES = {"n": "\n", "r": "\r"}
 
@@ -32,9 +33,14 @@ class HmpCommand:
 
 
 class Hmp:
-    """The commands of the human monitor; those of `info` are a table of their own."""
+    """The commands of the human monitor; those of `info` are a table of their own.
 
-    def __init__(self) -> None:
+    Args:
+        error_prefix: before the text of a command that is refused; 2.9 has none.
+    """
+
+    def __init__(self, error_prefix: str = "Error: ") -> None:
+        self._error_prefix = error_prefix
         self._tables: dict[str, list[HmpCommand]] = {"": [], "info ": []}
 
     def add(
@@ -46,7 +52,7 @@ class Hmp:
             names: as in `hmp-commands.hx`, such as `stop|s` or `info status`.
             handler: what executes it.
             arguments: as there: `detach:-d,uri:s`; `s` is a word, `s?` one that may be left out,
-                `-d` an option.
+                `b` the word `on` or `off`, `-d` an option.
             params: what the help says of the arguments.
             does: what the help says it does.
         """
@@ -77,12 +83,12 @@ class Hmp:
         try:
             arguments = _arguments(command, command_line[word.end() :])
         except _WrongArguments as error:
-            return f'{command.names}: {error}\nTry "help {full_name}" for more information\n'
+            return f'{error}\nTry "help {full_name}" for more information\n'
         try:
             printed = command.handler(arguments)
             return printed if isinstance(printed, str) else await printed
         except CommandError as error:
-            return f"Error: {error.desc}\n"
+            return f"{self._error_prefix}{error.desc}\n"
 
     def _find(self, table: str, name: str) -> HmpCommand | None:
         for command in self._tables[table]:
@@ -110,29 +116,34 @@ def _arguments(command: HmpCommand, rest: str) -> dict[str, Any]:
         if kind[0] == "-":
             if rest.startswith("-"):
                 if rest[1:2] not in options:
-                    raise _WrongArguments(f"unsupported option -{rest[1:2]}")
+                    raise _WrongArguments(f"{command.names}: unsupported option -{rest[1:2]}")
                 if rest[1] == kind[1]:
                     arguments[name] = True
                     rest = rest[2:].lstrip()
             options.remove(kind[1])
+        elif kind == "b":
+            word = _match(_GRAPH, rest, 0)[0]
+            if word not in ("on", "off"):
+                raise _WrongArguments("Expected 'on' or 'off'")
+            arguments[name], rest = word == "on", rest[len(word) :].lstrip()
         elif rest or kind != "s?":
-            arguments[name], rest = _string(rest)
-            rest = rest.lstrip()
+            found = _string(rest)
+            if found is None:
+                raise _WrongArguments(f"{command.names}: string expected")
+            arguments[name], rest = found[0], found[1].lstrip()
     if rest:
-        raise _WrongArguments("extraneous characters at the end of line")
+        raise _WrongArguments(f"{command.names}: extraneous characters at the end of line")
     return arguments
 
 
-def _string(text: str) -> tuple[str, str]:
+def _string(text: str) -> tuple[str, str] | None:
     """Return the word at the beginning of `text`, or what is quoted there, and what follows."""
     if not text.startswith('"'):
-        word = _match(re.compile(r"\S*"), text, 0)[0]
-        if not word:
-            raise _WrongArguments("string expected")
-        return word, text[len(word) :]
+        word = _match(_GRAPH, text, 0)[0]
+        return (word, text[len(word) :]) if word else None
     quoted = _QUOTED.match(text)
     if quoted is None:
-        raise _WrongArguments("string expected")
+        return None
     plain = re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), quoted[1])
     return plain, text[quoted.end() :]
 
