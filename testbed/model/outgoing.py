@@ -6,7 +6,8 @@ Source: QEMU `migration/savevm.c`, `qemu_savevm_state_header` to `qemu_save_devi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,6 +53,8 @@ class Outgoing:
     sends_vmdesc: bool = True
     manner: Manner = Manner.QEMU_7_2
     page_bytes: int = 4096
+    before_devices: Callable[[], None] = lambda: None
+    """Called before they are written, to have their state be what the machine is."""
     iterated: Entry | None = None
     """Whose PART was the last one."""
     _nodes: list[Node] = field(default_factory=list)
@@ -79,16 +82,17 @@ class Outgoing:
 
         An entry has its turn when those before it have nothing more to send.
         """
-        sections = b""
+        sections, size = [], 0
         for entry, live in self._live():
             if postcopy and not live.postcopiable:
                 continue
-            payload, done = live.iterate(most_bytes - len(sections))
+            payload, done = live.iterate(most_bytes - size)
             self.iterated = entry
-            sections += self._section(SectionType.PART, entry, payload)
+            sections.append(self._section(SectionType.PART, entry, payload))
+            size += len(sections[-1])
             if not done:
-                return sections, False
-        return sections, True
+                return b"".join(sections), False
+        return b"".join(sections), True
 
     def complete_live(self, *, postcopy: bool) -> Iterator[bytes]:
         """END sections; on the way to postcopy of those alone that cannot go on in it."""
@@ -106,6 +110,7 @@ class Outgoing:
     def devices(self) -> Iterator[bytes]:
         """FULL sections of everything else; what they are like is kept for the vmdesc."""
         self._nodes = []
+        self.before_devices()
         for entry in self.registry:
             if entry.old_style is not None:
                 payload = entry.old_style.save()
@@ -160,9 +165,9 @@ class Outgoing:
         yield self.end()
         self.cleanup()
 
-    def pending_bytes(self) -> int:
-        """An estimate of what live entries have left."""
-        return sum(live.pending_bytes() for _, live in self._live())
+    def pending_bytes(self, enough_bytes: float = math.inf) -> int:
+        """An estimate of what live entries have left; see `Live`."""
+        return sum(live.pending_bytes(enough_bytes) for _, live in self._live())
 
     def cleanup(self) -> None:
         """The migration is over, however it ended."""

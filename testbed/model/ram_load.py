@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from testbed.vmstate import Source, Story, VmStateFailed
 from testbed.wire import xbzrle
 from testbed.wire.element import RamFlag
-from testbed.wire.structs import U64, XBZRLE_ENCODING
+from testbed.wire.structs import XBZRLE_ENCODING
 
 from .incoming import get, number
 from .memory import HOST_AT, Block, Memory
+from .page_runs import place
 from .profile import Profile
 
 VERSION = 4
@@ -26,9 +27,6 @@ EINVAL, EEXIST = -errno.EINVAL, -errno.EEXIST
 FAILED = -1
 PAGES = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
 POSTCOPY_PAGES = RamFlag.ZERO | RamFlag.PAGE
-PLAIN_AGAIN = int(RamFlag.PAGE | RamFlag.CONTINUE)
-ZERO_AGAIN = int(RamFlag.ZERO | RamFlag.CONTINUE)
-HEAD_BYTES = U64.size
 COPY_AT = HOST_AT - (1 << 32)
 """Where a page is before it is placed, in the texts that tell addresses of the host's."""
 
@@ -121,35 +119,12 @@ class RamLoad:
 
         They are nearly all of a stream; whatever else comes is read with all checks.
         """
-        block, size, low = self._block, self.memory.target_page_bytes, self._low
-        if block is None:
+        block, once = self._block, self.memory.waits
+        if block is None or (once and block.page_bytes != self.memory.target_page_bytes):
             return
-        once = self.memory.waits
-        if once and block.page_bytes != size:
-            return
-        data, received, used, zeros = block.data, block.received, block.used_bytes, bytes(size)
-        unpack, at = U64.unpack_from, 0
         with source.in_hand() as view:
-            last = len(view) - HEAD_BYTES - 1
-            while at <= last:
-                (word,) = unpack(view, at)
-                kind = word & low
-                begin = word - kind
-                page = begin // size
-                if begin >= used or (once and received[page]):
-                    break
-                start = at + HEAD_BYTES
-                if kind == PLAIN_AGAIN and start + size <= len(view):
-                    at = start + size
-                    data[begin : begin + size] = view[start:at]
-                elif kind == ZERO_AGAIN and not view[start]:
-                    at = start + 1
-                    if data[begin : begin + size] != zeros:
-                        data[begin : begin + size] = zeros
-                else:
-                    break
-                received[page] = 1
-        source.skip(at)
+            taken = place(view, block, once=once)
+        source.skip(taken)
 
     # Records before postcopy
 

@@ -7,19 +7,25 @@ Source: QEMU `migration/ram.c`, `ram_save_setup`, `ram_save_iterate`, `ram_save_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from testbed.wire import build, encode, xbzrle
 from testbed.wire.element import Command, Message, RamBlock, RamFlag, RamMark
 from testbed.wire.structs import BITMAP_END_MARK, U64, XBZRLE, XBZRLE_ENCODING
 
 from .memory import Block, Memory, united, unpacked
+from .page_runs import records
 from .profile import Profile
 
 DISCARDS_MAX = 12
 """Ranges of one command: `MAX_DISCARDS_PER_COMMAND`."""
 WORD_BYTES = 8
+RUN_PAGES_MAX = 256
+"""Pages that are sent at once: they fit into a cache, and nobody waits for them for long."""
 EOS = encode(RamMark(RamFlag.EOS))
+COMPLETE_BYTES = 1 << 20
+"""Of each step of the last stage, which sends all that is left."""
 
 
 @dataclass(slots=True)
@@ -34,6 +40,23 @@ class Counters:
     xbzrle_bytes: int = 0
     xbzrle_cache_miss: int = 0
     xbzrle_overflow: int = 0  # their difference would have been longer than the page
+
+
+@dataclass(slots=True)
+class Made:
+    """A payload that grows."""
+
+    size_bytes: int = 0
+    _pieces: list[bytes] = field(default_factory=list)
+
+    def add(self, *pieces: bytes) -> None:
+        """Append these."""
+        self._pieces += pieces
+        self.size_bytes += sum(map(len, pieces))
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
 
 
 class RamSave:
@@ -57,6 +80,7 @@ class RamSave:
         self.counters = Counters()
         self._blocks: list[Block] = []
         self._dirty: dict[Block, bytearray] = {}  # by target page: to be sent
+        self._left = 0  # pages of all that are dirty
         self._next = 0, 0  # where the search goes on: index of the block, page
         self._last: Block | None = None  # of the record before
         self._first_pass = True
@@ -83,32 +107,37 @@ class RamSave:
 
     def iterate(self, most_bytes: int) -> tuple[bytes, bool]:
         """The payload of PART, of about so many bytes; true if no dirty page is left."""
-        if not self._in_postcopy and not any(1 in dirty for dirty in self._dirty.values()):
+        if not self._in_postcopy and not self._left:
             self.sync()
-        made, left = bytearray(), True
-        while left and len(made) < most_bytes:
-            left = self._send_next(made, last_stage=False)
-        made += EOS
-        return bytes(made), not left
+        made, left = Made(), True
+        while left and made.size_bytes < most_bytes:
+            left = self._send_next(made, most_bytes - made.size_bytes, last_stage=False)
+        made.add(EOS)
+        return made.whole(), not left
 
     def complete(self, *, postcopy: bool) -> bytes:
         """The payload of END: every page that is dirty."""
         if not postcopy:
             self.sync()
-        made = bytearray()
-        while self._send_next(made, last_stage=True):
+        made = Made()
+        while self._send_next(made, COMPLETE_BYTES, last_stage=True):
             pass
-        made += EOS
-        return bytes(made)
+        made.add(EOS)
+        return made.whole()
 
-    def pending_bytes(self) -> int:
-        """All pages that are dirty now, those included that this pass does not know yet."""
-        pages = 0
+    def pending_bytes(self, enough_bytes: float = math.inf) -> int:
+        """All pages that are dirty now, those included that this pass does not know yet.
+
+        If those that it knows are enough, they are what it says: to look for others takes time.
+        """
+        pages, size = self._left, self.memory.target_page_bytes
+        if self._in_postcopy or pages * size >= enough_bytes:
+            return pages * size
         for block, dirty in self._dirty.items():
-            if not self._in_postcopy and 1 in block.written:
-                dirty = united(dirty, block.written[: len(dirty)])
-            pages += dirty.count(1)
-        return pages * self.memory.target_page_bytes
+            if 1 in block.written:
+                both = united(dirty, block.written[: len(dirty)])
+                pages += both.count(1) - dirty.count(1)
+        return pages * size
 
     def cleanup(self) -> None:
         """The migration is over; what was counted is kept until the next one."""
@@ -123,24 +152,57 @@ class RamSave:
             if 1 in block.written:
                 self._dirty[block] = united(dirty, block.written[: len(dirty)])
                 block.written = bytearray(len(block.written))
+        self._count()
+
+    def _count(self) -> None:
+        self._left = sum(dirty.count(1) for dirty in self._dirty.values())
 
     # Pages
 
-    def _send_next(self, made: bytearray, *, last_stage: bool) -> bool:
-        """Send what is dirty of one host page; false if there is none."""
-        found = self._next_request() or self._next_dirty()
+    def _send_next(self, made: Made, most_bytes: int, *, last_stage: bool) -> bool:
+        """Send what is dirty of one host page, or of some more; false if there is none.
+
+        Those are no more than would be sent one by one until there are `most_bytes` of them.
+        """
+        requested = self._next_request()
+        found = requested or self._next_dirty()
         if found is None:
             return False
         index, page = found
-        block = self._blocks[index]
+        block, size = self._blocks[index], self.memory.target_page_bytes
         dirty = self._dirty[block]
         end = block.whole_pages(page, 1)[1]
-        while page >= 0:
-            dirty[page] = 0
-            self._send(made, block, page, last_stage=last_stage)
-            page = dirty.find(1, page + 1, end)
+        if self._differs or requested or block is not self._last:
+            while page >= 0:
+                dirty[page] = 0
+                self._left -= 1
+                self._send(made, block, page, last_stage=last_stage)
+                page = dirty.find(1, page + 1, end)
+        else:
+            if block.page_bytes == size:
+                end = min(page + -(-most_bytes // (U64.size + size)), block.pages)
+            self._send_runs(made, block, page, end)
         self._next = index, end
         return True
+
+    @property
+    def _differs(self) -> bool:
+        """Pages are sent as their difference to what the destination has, if they can be."""
+        return self.xbzrle_cache_bytes > 0 and not (self._first_pass or self._in_postcopy)
+
+    def _send_runs(self, made: Made, block: Block, page: int, end: int) -> None:
+        """Send the dirty pages from `page` on to before `end`, of the block of the last record."""
+        dirty, size = self._dirty[block], self.memory.target_page_bytes
+        while page >= 0:
+            clean = dirty.find(0, page, min(end, page + RUN_PAGES_MAX))
+            stop = min(end, page + RUN_PAGES_MAX) if clean < 0 else clean
+            pieces, zero_pages = records(block.data, page * size, stop - page, size)
+            made.add(*pieces)
+            dirty[page:stop] = bytes(stop - page)
+            self._left -= stop - page
+            self.counters.duplicate += zero_pages
+            self.counters.normal += stop - page - zero_pages
+            page = dirty.find(1, stop, end)
 
     def _next_request(self) -> tuple[int, int] | None:
         """The first page asked for that was not sent since; the search goes on behind it."""
@@ -163,34 +225,34 @@ class RamSave:
                 index, self._first_pass = 0, False
         return None
 
-    def _send(self, made: bytearray, block: Block, page: int, *, last_stage: bool) -> None:
+    def _send(self, made: Made, block: Block, page: int, *, last_stage: bool) -> None:
         size = self.memory.target_page_bytes
         at = page * size
         data = block.data[at : at + size]
-        differs = self.xbzrle_cache_bytes and not (self._first_pass or self._in_postcopy)
+        differs = self._differs
         if data == self._zeros:
             self.counters.duplicate += 1
             if differs:  # what the cache has of it would be stale
                 self._keep(block, page, data)
             self._head(made, block, at | RamFlag.ZERO)
-            made += b"\0"
+            made.add(b"\0")
             return
         if differs and self._send_difference(made, block, page, data, last_stage=last_stage):
             return
         self.counters.normal += 1
         self._head(made, block, at | RamFlag.PAGE)
-        made += data
+        made.add(data)
 
-    def _head(self, made: bytearray, block: Block, word: int) -> None:
+    def _head(self, made: Made, block: Block, word: int) -> None:
         if block is self._last:
-            made += U64.pack(word | RamFlag.CONTINUE)
+            made.add(U64.pack(word | RamFlag.CONTINUE))
             return
         idstr = block.idstr.encode("latin-1")
-        made += U64.pack(word) + bytes([len(idstr)]) + idstr
+        made.add(U64.pack(word), bytes([len(idstr)]), idstr)
         self._last = block
 
     def _send_difference(
-        self, made: bytearray, block: Block, page: int, data: bytes, *, last_stage: bool
+        self, made: Made, block: Block, page: int, data: bytes, *, last_stage: bool
     ) -> bool:
         """Send a page as its difference to what the destination has; false if that cannot be."""
         before = self._cache.get((block, page))
@@ -209,7 +271,7 @@ class RamSave:
         self.counters.xbzrle_pages += 1
         self.counters.xbzrle_bytes += len(difference)
         self._head(made, block, page * len(data) | RamFlag.XBZRLE)
-        made += XBZRLE.pack(XBZRLE_ENCODING, len(difference)) + difference
+        made.add(XBZRLE.pack(XBZRLE_ENCODING, len(difference)), difference)
         return True
 
     def _keep(self, block: Block, page: int, data: bytes) -> None:
@@ -231,6 +293,7 @@ class RamSave:
             ranges = self._whole_ranges(block, dirty)
             for at in range(0, len(ranges), DISCARDS_MAX):
                 commands.append(build.discard(block.idstr, ranges[at : at + DISCARDS_MAX]))
+        self._count()
         return commands
 
     def _begin_again(self) -> None:
@@ -306,6 +369,7 @@ class RamSave:
             return f"{name} end mark incorrect: {mark:#x}"
         received = unpacked(message.bitmap[8:-8], block.pages)
         self._dirty[block] = received.translate(INVERTED)
+        self._count()
         return None
 
 

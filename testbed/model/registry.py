@@ -60,8 +60,8 @@ class Live(Protocol):
     def complete(self, *, postcopy: bool) -> bytes:
         """The payload of its END section: all that is left."""
 
-    def pending_bytes(self) -> int:
-        """An estimate of what is left."""
+    def pending_bytes(self, enough_bytes: float) -> int:
+        """An estimate of what is left; it need not look closer if that is enough already."""
 
     def cleanup(self) -> None:
         """The migration is over, however it ended."""

@@ -114,7 +114,7 @@ def build_section(
     if kind not in (SectionType.PART, SectionType.END):
         head += counted(idstr) + IDS.pack(instance_id, version_id)
     tail = SECTION.pack(SectionType.FOOTER, section_id) if footer else b""
-    return head + payload + tail
+    return b"".join((head, payload, tail))
 
 
 def build_command(number: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
