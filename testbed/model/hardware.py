@@ -1,0 +1,138 @@
+"""A machine of the model: its memory, its devices, and what a migration makes of them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from testbed.vmstate import Field, Incoming, VmState, load
+
+from .incoming import Machine
+from .memory import Block, Memory
+from .outgoing import Outgoing
+from .profile import Profile
+from .ram import Ram
+from .registry import Entry, Registry
+
+MAIN_BLOCK = "pc.ram"
+AT_REST = (
+    ("cpu_common", 0),
+    ("cpu", 0),
+    ("apic", 0),
+    ("i8259", 0),
+    ("i8259", 1),
+    ("serial", 0),
+)
+"""What a guest of the testbed changes while it runs, but for clocks: those just go on."""
+REGISTER_BYTES = 8
+ECX, EBX, ESI, EDI = 1, 3, 6, 7
+"""In `env.regs`, which begins the payload of `cpu`. Source: QEMU `target/i386/cpu.h`."""
+RUN_STATE_BYTES = 100
+FOOTER = b"\x7e"
+"""The first byte of what follows a payload: no subsection."""
+
+
+@dataclass(slots=True)
+class Hardware:
+    """A machine. `payloads` are its devices' at rest, by idstr and instance_id."""
+
+    name: str
+    """Of its type, with the version."""
+    profile: Profile
+    memory: Memory
+    ram: Ram
+    registry: Registry
+    incoming: Machine
+    outgoing: Outgoing
+    payloads: dict[tuple[str, int], bytes]
+
+    @property
+    def main_block(self) -> Block:
+        """The guest's memory."""
+        block = self.memory.find(MAIN_BLOCK)
+        assert block is not None, "every machine has it"
+        return block
+
+    def put_registers(self, index: int, pass_number: int, ticks: int, owed: int) -> None:
+        """The guest ran here: have the devices be as when it rests, with that in its registers.
+
+        Without it they are sent on as they came. All four are u32; see `testbed/guest/boot.asm`.
+
+        Args:
+            index: of the page to be stamped next.
+            pass_number: that it gets.
+            ticks: of its clock that it has dealt with.
+            owed: 1/100 pages that it owes.
+        """
+        for key in AT_REST:
+            payload = bytearray(self.payloads[key])
+            if key == ("cpu", 0):
+                values = {EBX: index, ECX: pass_number, EDI: ticks, ESI: owed}
+                for register, value in values.items():
+                    at = register * REGISTER_BYTES
+                    payload[at : at + REGISTER_BYTES] = value.to_bytes(REGISTER_BYTES, "big")
+            load_payload(self._entry(*key), bytes(payload))
+
+    @property
+    def run_state(self) -> str | None:
+        """The guest's, as the device state has it: `running`, `paused`, ...; None: it has none."""
+        entry = self.registry.find("globalstate", 0)
+        if entry is None:
+            return None
+        return bytes(_get(entry, "runstate")).split(b"\0")[0].decode("latin-1")
+
+    @run_state.setter
+    def run_state(self, name: str) -> None:
+        entry = self.registry.find("globalstate", 0)
+        if entry is not None:
+            text = name.encode() + b"\0"
+            _set(entry, "size", len(text))
+            _set(entry, "runstate", text.ljust(RUN_STATE_BYTES, b"\0"))
+
+    def take_disk_out(self) -> None:
+        """Have no disk at the first connector: it is as the others are."""
+        for entry in self.registry:
+            if entry.idstr.endswith("/ide"):
+                drives = _get(entry, "bus[0].ifs")
+                _copy(drives[1], drives[0])
+            elif entry.idstr.endswith("/ich9_ahci"):
+                ports = getattr(_get(entry, "ahci"), _path(_field(entry, "ahci").vmstate, "dev"))
+                _copy(ports[1], ports[0])
+
+    def _entry(self, idstr: str, instance_id: int) -> Entry:
+        entry = self.registry.find(idstr, instance_id)
+        assert entry is not None, f"every machine has {idstr}"
+        return entry
+
+
+def load_payload(entry: Entry, payload: bytes) -> None:
+    """Load into a device what is known to be good for it."""
+    assert entry.vmstate is not None, "devices of machines are declared"
+    source = Incoming(payload + FOOTER)
+    for _ in load(entry.vmstate, entry.state, entry.version_id, source):
+        raise AssertionError(f"{entry.idstr} wants more than its payload")
+    assert source.available == len(FOOTER), f"{entry.idstr} did not take all of its payload"
+
+
+def _field(entry: Entry, name: str) -> Field:
+    assert entry.vmstate is not None, "devices of machines are declared"
+    return next(each for each in entry.vmstate.fields if each.name == name)
+
+
+def _path(vmstate: VmState | None, name: str) -> str:
+    assert vmstate is not None, "it is a struct"
+    return next(each.path for each in vmstate.fields if each.name == name)
+
+
+def _get(entry: Entry, name: str) -> Any:
+    return getattr(entry.state, _field(entry, name).path)
+
+
+def _set(entry: Entry, name: str, value: Any) -> None:
+    setattr(entry.state, _field(entry, name).path, value)
+
+
+def _copy(one: SimpleNamespace, other: SimpleNamespace) -> None:
+    vars(other).update(deepcopy(vars(one)))
