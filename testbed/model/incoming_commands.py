@@ -48,7 +48,7 @@ def command(mis: MigrationIncoming, file: Incoming, loop: Loop) -> Story[None]:
     length = yield from number(file, 2)
     if mis.profile.notices_short_reads and file.error:
         raise VmStateFailed(file.error)
-    if kind in (CommandType.INVALID, *range(mis.profile.commands_end, 1 << 16)):
+    if not CommandType.INVALID < kind < mis.profile.commands_end:
         raise VmStateFailed(EINVAL, f"MIG_CMD {kind:#x} unknown (len {length:#x})")
     _check_length(mis, CommandType(kind), length)
     match kind:
