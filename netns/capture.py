@@ -5,16 +5,17 @@ Frames are read and written by hand: a library for this takes longer to import t
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import time
-from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .links import index_of
 from .namespace import Namespace
 from .packet import ETH_P_ALL, packet_socket
 
@@ -94,20 +95,24 @@ def rarp_problems(frame: Frame) -> list[str]:
 class Capture:
     """A capture under way; made by `capture`: `frames` came in, `dropped` of them were not kept."""
 
-    def __init__(self, file: BinaryIO, on_frame: Callable[[Frame], None]) -> None:
+    def __init__(
+        self, file: BinaryIO, ports: tuple[str, ...], on_frame: Callable[[Frame], None]
+    ) -> None:
         self._file = file
+        self._ports = ports
         self._on_frame = on_frame
         self.frames = 0
         self.dropped = 0
 
-    def readable(self, listener: socket.socket, port: str) -> None:
-        """Take the frames that wait on a port."""
+    def readable(self, listener: socket.socket) -> None:
+        """Take the frames that wait."""
         for _ in range(FRAMES_PER_WAKE):
             try:
-                raw, ancillary, _, _ = listener.recvmsg(FRAME_BYTES_MAX, ANCILLARY_BYTES)
+                raw, ancillary, _, address = listener.recvmsg(FRAME_BYTES_MAX, ANCILLARY_BYTES)
             except BlockingIOError:
                 return
-            self._take(port, *_as_it_came(raw, ancillary))
+            if address[0] in self._ports:
+                self._take(address[0], *_as_it_came(raw, ancillary))
 
     def _take(self, port: str, raw: bytes, stamp_ns: int) -> None:
         self.frames += 1
@@ -146,25 +151,32 @@ async def capture(
     Args:
         namespace: where the ports are.
         ports: devices of it.
-        on_frame: called with each frame, in the order of a port.
+        on_frame: called with each frame, in the order in which they came.
         path: the pcap file, with nanoseconds, written as frames come.
 
     Raises:
-        OSError: a port is not there, packet sockets are not allowed, or the file cannot be written.
+        LookupError: a port is not there.
+        OSError: packet sockets are not allowed, or the file cannot be written.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("wb", buffering=0))
-        file.write(PCAP_HEADER)
-        running = Capture(file, on_frame)
-        loop = get_running_loop()
-        for port in ports:
-            listener = stack.enter_context(packet_socket(namespace, port, ETH_P_ALL))
+    for port in ports:
+        index_of(namespace, port)  # it is there
+    # One for all of them: each takes some 15 ms to be closed, in which nothing need wait for it.
+    listener = packet_socket(namespace, None, ETH_P_ALL)
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(PCAP_HEADER)
             listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             listener.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            loop.add_reader(listener, running.readable, listener, port)
-            stack.callback(loop.remove_reader, listener)
-        yield running
+            running = Capture(file, ports, on_frame)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener, running.readable, listener)
+            try:
+                yield running
+            finally:
+                loop.remove_reader(listener)
+    finally:
+        await asyncio.to_thread(listener.close)
 
 
 def decode(port: str, at: float, raw: bytes) -> Frame:

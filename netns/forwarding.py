@@ -18,7 +18,7 @@ async def forwarding_table(namespace: Namespace, bridge: str) -> dict[str, str]:
         Port name by MAC address (`52:54:00:12:34:56`).
     """
     netlink = namespace.netlink
-    master = await index_of(namespace, bridge)
+    master = index_of(namespace, bridge)
     names = {link["index"]: link.get("ifname") async for link in await netlink.get_links()}
     table: dict[str, str] = {}
     async for entry in await netlink.fdb("dump", family=socket.AF_BRIDGE):

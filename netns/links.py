@@ -1,24 +1,24 @@
 """Links between namespaces: veth pairs, bridges, TAPs, addresses.
 
-None is taken down again by name: a link dies with its namespace, a TAP with its descriptor. What
-the kernel refuses is a `pyroute2.NetlinkError` (EOPNOTSUPP: it lacks the kind of device), and for a
-TAP an OSError.
+None is taken down again by name: a link dies with its namespace, a TAP too. What the kernel refuses
+is a `pyroute2.NetlinkError` (EOPNOTSUPP: it lacks the kind of device), and for a TAP an OSError.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .namespace import Namespace
 
 TUNSETIFF = 0x400454CA
+TUNSETPERSIST = 0x400454CB
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
@@ -39,7 +39,10 @@ class Tap:
 
 @contextmanager
 def tap(namespace: Namespace, name: str, *, vnet_header: bool = False) -> Iterator[Tap]:
-    """Make a TAP device in the namespace; it is gone when the block ends.
+    """Make a TAP device in the namespace; its descriptor is closed when the block ends.
+
+    The device stays until the namespace is gone: the kernel takes that down by itself, where a
+    device that goes with its descriptor has whoever closes that wait, some 15 ms for each.
 
     Args:
         namespace: where the device lives.
@@ -54,6 +57,7 @@ def tap(namespace: Namespace, name: str, *, vnet_header: bool = False) -> Iterat
         try:
             flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_header else 0)
             fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(name.encode(), flags))
+            fcntl.ioctl(fd, TUNSETPERSIST, 1)
         except BaseException:
             os.close(fd)
             raise
@@ -83,9 +87,9 @@ async def bridge(namespace: Namespace, name: str, *ports: str) -> None:
         br_forward_delay=0,
         br_mcast_snooping=0,
     )
-    index = await index_of(namespace, name)
+    index = index_of(namespace, name)
     for port in ports:
-        await netlink.link("set", index=await index_of(namespace, port), master=index)
+        await netlink.link("set", index=index_of(namespace, port), master=index)
         await up(namespace, port)
     await up(namespace, name)
 
@@ -94,7 +98,7 @@ async def address(namespace: Namespace, name: str, cidr: str) -> None:
     """Give a device an IPv4 address, as in `10.77.0.1/30`."""
     host, _, prefix = cidr.partition("/")
     await namespace.netlink.addr(
-        "add", index=await index_of(namespace, name), address=host, prefixlen=int(prefix)
+        "add", index=index_of(namespace, name), address=host, prefixlen=int(prefix)
     )
 
 
@@ -105,24 +109,25 @@ async def route(namespace: Namespace, destination: str, gateway: str) -> None:
 
 async def up(namespace: Namespace, name: str) -> None:
     """Set a device up."""
-    await namespace.netlink.link("set", index=await index_of(namespace, name), state="up")
+    await namespace.netlink.link("set", index=index_of(namespace, name), state="up")
 
 
-async def index_of(namespace: Namespace, name: str) -> int:
+def index_of(namespace: Namespace, name: str) -> int:
     """The interface index of a device.
 
     Raises:
         LookupError: the namespace has no such device.
     """
-    found: list[Any] = await namespace.netlink.link_lookup(ifname=name)
-    if not found:
-        raise LookupError(f"{namespace!r} has no device {name!r}")
-    return int(found[0])
+    with namespace.entered():
+        try:
+            return socket.if_nametoindex(name)
+        except OSError as error:
+            raise LookupError(f"{namespace!r} has no device {name!r}") from error
 
 
 async def mac_of(namespace: Namespace, name: str) -> str:
     """The MAC address of a device."""
-    async for link in await namespace.netlink.get_links(await index_of(namespace, name)):
+    async for link in await namespace.netlink.get_links(index_of(namespace, name)):
         return str(link.get("address"))
     raise LookupError(f"{namespace!r} has no device {name!r}")
 

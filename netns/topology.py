@@ -60,6 +60,19 @@ class Topology:
             OSError: the environment refused a namespace or a TAP.
             pyroute2.NetlinkError: it refused a link.
         """
+        async with cls.guests() as net:
+            await net.join_migration_network()
+            yield net
+
+    @classmethod
+    @asynccontextmanager
+    async def guests(cls) -> AsyncIterator[Topology]:
+        """Build all but the migration network, which an endpoint does not need to start.
+
+        Raises:
+            OSError: the environment refused a namespace or a TAP.
+            pyroute2.NetlinkError: it refused a link.
+        """
         async with AsyncExitStack() as stack:
             source, proxy, destination, switch, client = [
                 await stack.enter_async_context(Namespace.create(label))
@@ -81,11 +94,15 @@ class Topology:
                     )
                 ],
             )
-            await net._join_migration_network()
             await net._join_guest_network()
             yield net
 
-    async def _join_migration_network(self) -> None:
+    async def join_migration_network(self) -> None:
+        """Join the source, the proxy and the destination, with their addresses.
+
+        Raises:
+            pyroute2.NetlinkError: the environment refused a link.
+        """
         await links.veth(self.source, "migration", self.proxy, "source")
         await links.veth(self.proxy, "destination", self.destination, "migration")
         await links.address(self.source, "migration", f"{SOURCE_ADDRESS}/30")

@@ -98,15 +98,16 @@ class Lab:
             EndpointError: an endpoint could not be started.
             OSError: the environment refused a namespace, link or socket.
         """
-        async with Topology.create() as net, hosting() as host:
+        async with Topology.guests() as net, hosting() as host:
             lab = cls(plan, log, net, host)
-            # Both sides and the capture start side by side: each takes a while, none needs another.
             host(interposed(net.destination_uplink.fd, net.switch_uplink.fd, lab._announce))
-            watching = host(lab._watching())
+            await host(lab._watching()).entered()  # a guest may speak as soon as it runs
+            # Both sides start side by side, and the rest is built meanwhile: they take longest.
             source = host(lab._endpoint("source", plan.source))
-            await lab._start_destination(plan.destination)
-            await watching.entered()
+            lab._host_destination(plan.destination)
+            await net.join_migration_network()
             lab.source = await source.entered()
+            lab.destination = await lab._hosted_destination.entered()
             async with Proxy.start(
                 namespace=net.proxy,
                 listen=(PROXY_SOURCE_ADDRESS, MIGRATION_PORT),
@@ -151,9 +152,8 @@ class Lab:
             )
             yield endpoint
 
-    async def _start_destination(self, plan: SidePlan) -> None:
+    def _host_destination(self, plan: SidePlan) -> None:
         self._hosted_destination = self._host(self._endpoint("destination", plan, incoming=True))
-        self.destination = await self._hosted_destination.entered()
 
     # What the lab is told to do
 
@@ -202,7 +202,8 @@ class Lab:
         self.proxy.next_attempt()
         self.proxy.upstream = (DESTINATION_ADDRESS, MIGRATION_PORT)
         program, machine = self.plan.destination.program, self.plan.source.machine
-        await self._start_destination(SidePlan(program, machine))
+        self._host_destination(SidePlan(program, machine))
+        self.destination = await self._hosted_destination.entered()
         await self.destination.configure(self._capabilities, self._parameters)
 
     @property

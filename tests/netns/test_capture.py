@@ -140,6 +140,6 @@ async def test_what_is_beyond_the_bound_is_counted(tmp_path, monkeypatch):
 @pytest.mark.live
 async def test_a_port_that_is_not_there_is_an_error(tmp_path):
     async with Topology.create() as net:
-        with pytest.raises(OSError, match="No such device"):
+        with pytest.raises(LookupError, match="has no device 'none'"):
             async with capture(net.switch, ("none",), lambda _frame: None, tmp_path / "x.pcap"):
                 pass
