@@ -24,7 +24,7 @@ from testbed.endpoint.program import Program
 from testbed.endpoint.qemu import Qemu
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
-from testbed.guest import GuestSpec, boot_image, check_memory
+from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
 from testbed.tasks import Hosted, hosting
@@ -337,6 +337,8 @@ class Lab:
 
     def check_memory(self, end: Qemu, saved: SavedState) -> None:
         """Check each page of the guest's working set against the rule it stamps them by."""
+        from testbed.guest import check_memory  # numpy is slow to import, and not always needed
+
         block, ram = saved.guest_ram()
         report = check_memory(ram, self.plan.guest)
         self._log.write(
