@@ -27,8 +27,15 @@ AT_REST = (
 )
 """What a guest of the testbed changes while it runs, but for clocks: those just go on."""
 REGISTER_BYTES = 8
-ECX, EBX, ESI, EDI = 1, 3, 6, 7
-"""In `env.regs`, which begins the payload of `cpu`. Source: QEMU `target/i386/cpu.h`."""
+ECX, EBX, ESI, EDI, EIP, EFLAGS = 1, 3, 6, 7, 16, 17
+"""In `env.regs`, which begins the payload of `cpu`, and behind it. Source: QEMU
+`target/i386/cpu.h`, `target/i386/machine.c`."""
+EFLAGS_CLI = 0x0002
+"""Interrupts are off."""
+RUNS = bytes(8)
+"""The payload of `cpu_common`: neither halted nor interrupted."""
+START_AT = 0x7E00
+"""`protected` of `testbed/guest/boot.asm`: it needs no firmware from there on."""
 RUN_STATE_BYTES = 100
 FOOTER = b"\x7e"
 """The first byte of what follows a payload: no subsection."""
@@ -66,14 +73,29 @@ class Hardware:
             ticks: of its clock that it has dealt with.
             owed: 1/100 pages that it owes.
         """
+        values = {EBX: index, ECX: pass_number, EDI: ticks, ESI: owed}
+        cpu = bytearray(self.payloads["cpu", 0])
+        for register, value in values.items():
+            _put(cpu, register, value)
+        self._put_at_rest(cpu, self.payloads["cpu_common", 0])
+
+    def put_start(self) -> None:
+        """The guest has not filled its pages yet: it begins anew where it is loaded."""
+        cpu = bytearray(self.payloads["cpu", 0])
+        _put(cpu, EIP, START_AT)
+        _put(cpu, EFLAGS, EFLAGS_CLI)
+        self._put_at_rest(cpu, RUNS)
+
+    def put_halted(self) -> None:
+        """No guest is there: the CPU halts, and nothing wakes it."""
+        cpu = bytearray(self.payloads["cpu", 0])
+        _put(cpu, EFLAGS, EFLAGS_CLI)
+        self._put_at_rest(cpu, self.payloads["cpu_common", 0])
+
+    def _put_at_rest(self, cpu: bytes | bytearray, cpu_common: bytes) -> None:
+        given = {("cpu", 0): bytes(cpu), ("cpu_common", 0): cpu_common}
         for key in AT_REST:
-            payload = bytearray(self.payloads[key])
-            if key == ("cpu", 0):
-                values = {EBX: index, ECX: pass_number, EDI: ticks, ESI: owed}
-                for register, value in values.items():
-                    at = register * REGISTER_BYTES
-                    payload[at : at + REGISTER_BYTES] = value.to_bytes(REGISTER_BYTES, "big")
-            load_payload(self._entry(*key), bytes(payload))
+            load_payload(self._entry(*key), given.get(key, self.payloads[key]))
 
     @property
     def run_state(self) -> str | None:
@@ -114,6 +136,12 @@ def load_payload(entry: Entry, payload: bytes) -> None:
     for _ in load(entry.vmstate, entry.state, entry.version_id, source):
         raise AssertionError(f"{entry.idstr} wants more than its payload")
     assert source.available == len(FOOTER), f"{entry.idstr} did not take all of its payload"
+
+
+def _put(payload: bytearray, number: int, value: int) -> None:
+    payload[number * REGISTER_BYTES : (number + 1) * REGISTER_BYTES] = value.to_bytes(
+        REGISTER_BYTES, "big"
+    )
 
 
 def _field(entry: Entry, name: str) -> Field:

@@ -105,6 +105,9 @@ def _fitted(machine: str, section: Section, shape: Shape) -> bytes:
             payload[at] = value
     elif section.idstr.endswith("/I440FX"):
         payload[COREBOOT_AT] = min(shape.memory_bytes // COREBOOT_UNIT, 0xFF)
+    elif section.idstr == "kvm-tpr-opt":
+        # As before its option ROM ran: a destination looks for that in memory, which is empty.
+        return bytes(len(payload))
     return bytes(payload)
 
 
