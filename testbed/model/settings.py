@@ -7,7 +7,7 @@ capability is off. Source of names, defaults and texts: `qapi/migration.json` an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,8 +145,12 @@ PARAMETERS_7_2 = (
     Parameter("multifd-zstd-level", UINT8, 1, applied=False),
     Parameter("block-bitmap-mapping", MAPPING, None),
 )
-SHOWN_LAST = ("tls-authz",)
-SHOWN_AFTER = {"max-cpu-throttle": "cpu-throttle-tailslow"}
+SHOWN_AFTER = {
+    "max-cpu-throttle": "cpu-throttle-tailslow",
+    "multifd-compression": "multifd-channels",
+    "tls-authz": "max-postcopy-bandwidth",
+}
+"""Where `info migrate_parameters` leaves QAPI's order."""
 
 _RANGE = "is invalid, it should be in the range of {} to {}"
 PARAMETERS_2_9 = (
@@ -300,11 +304,11 @@ def _conflict(on: Mapping[str, bool]) -> str | None:
     return None
 
 
-def in_the_order_shown(parameters: Iterable[Parameter]) -> list[Parameter]:
+def in_the_order_shown(parameters: Sequence[Parameter]) -> list[Parameter]:
     """Those that `info migrate_parameters` shows, in its order."""
+    places = {each.name: place for place, each in enumerate(parameters)}
+    for name, before in SHOWN_AFTER.items():
+        if name in places:
+            places[name] = places[before]
     shown = [each for each in parameters if each.applied and each.default is not None]
-    ordered = [each for each in shown if each.name not in (*SHOWN_AFTER, *SHOWN_LAST)]
-    for late, before in SHOWN_AFTER.items():
-        at = [each.name for each in ordered].index(before) + 1
-        ordered[at:at] = [each for each in shown if each.name == late]
-    return ordered + [each for each in shown if each.name in SHOWN_LAST]
+    return sorted(shown, key=lambda each: (places[each.name], each.name in SHOWN_AFTER))

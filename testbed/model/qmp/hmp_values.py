@@ -74,7 +74,8 @@ def size_bytes(text: str, *, unit: str) -> int | None:
     """Return the size that `text` means, be it beyond 64 bits; None: it means none.
 
     Args:
-        text: digits, a fraction if it is not of bytes, a letter.
+        text: digits, a fraction if it is not of bytes, a letter. Behind hexadecimal digits QEMU
+            takes the letter too, and warns.
         unit: the letter that counts if there is none.
     """
     if found := _HEX_SIZE.fullmatch(text):
