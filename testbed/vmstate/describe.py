@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from .declare import Node
@@ -52,8 +53,15 @@ def text(node: Node, *, manner: Manner = Manner.QEMU_7_2) -> str:
 
 def _text(value: Any, blank: str) -> str:
     if isinstance(value, Node):
-        pairs = (f'"{key}"{blank}: {_text(each, blank)}' for key, each in value)
+        pairs = []
+        for key, each in value:  # most are these, and a machine has thousands
+            if type(each) is int:
+                pairs.append(f'"{key}"{blank}: {each}')
+            elif type(each) is str:
+                pairs.append(f'"{key}"{blank}: {encode_basestring_ascii(each)}')
+            else:
+                pairs.append(f'"{key}"{blank}: {_text(each, blank)}')
         return f"{{{blank}{', '.join(pairs)}{blank}}}"
     if isinstance(value, list):
-        return f"[{blank}{', '.join(_text(each, blank) for each in value)}{blank}]"
+        return f"[{blank}{', '.join([_text(each, blank) for each in value])}{blank}]"
     return json.dumps(value)

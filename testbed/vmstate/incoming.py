@@ -49,7 +49,10 @@ class Incoming:
 
     def read(self, count: int) -> Story[bytes]:
         """The next `count` bytes; fewer only at the end of the stream."""
-        found = yield from self.peek(count)
+        if count <= self.available:
+            found = bytes(self._data[self._at : self._at + count])
+        else:
+            found = yield from self.peek(count)
         self.skip(len(found))
         return found
 

@@ -186,9 +186,10 @@ class _Save:
 
 def unique_names(vmstate: VmState) -> list[str]:
     """The fields' names in a vmdesc: a name that more than one field has is numbered."""
-    count = Counter(field.name for field in vmstate.fields)
-    met: Counter[str] = Counter()
-    names: list[str] = []
+    names = [field.name for field in vmstate.fields]
+    if len(set(names)) == len(names):
+        return names
+    count, met, names = Counter(names), Counter[str](), []
     for field in vmstate.fields:
         number = met[field.name]
         met[field.name] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .declare import FIELD_BYTES_MAX, Element, Info, Loader, Saver, Story
@@ -37,6 +38,11 @@ def timer_get(data: bytes) -> int | None:
     return 0 if found >> 63 else found
 
 
+@cache
+def _one(code: str) -> struct.Struct:
+    return struct.Struct(f">{code}")
+
+
 @dataclass(frozen=True)
 class Scalar(Info):
     """A value of a fixed size that any bytes of this size are: `code` is `struct`'s."""
@@ -57,15 +63,19 @@ class Scalar(Info):
     @property
     def wire_bytes(self) -> int:
         """Bytes of one value in the stream."""
-        return struct.calcsize(f">{self.code}")
+        return _one(self.code).size
 
     def pack(self, values: Sequence[Any]) -> bytes:
         """All these values, back to back."""
+        if len(values) == 1:
+            return _one(self.code).pack(values[0])
         return struct.pack(f">{len(values)}{self.code}", *values)
 
     def unpack(self, data: bytes) -> list[Any]:
         """All the values that lie back to back in `data`."""
         count = len(data) // self.wire_bytes
+        if count == 1:
+            return list(_one(self.code).unpack(data))
         return list(struct.unpack(f">{count}{self.code}", data))
 
 
