@@ -194,8 +194,8 @@ class Settings:
         self.parameters: tuple[Parameter, ...] = PARAMETERS_7_2 if modern else PARAMETERS_2_9
         self.xbzrle_cache_bytes_2_9 = 64 << 20
         """2.9 has it beside the parameters."""
+        self.target_page_bytes = target_page_bytes
         self._modern = modern
-        self._target_page_bytes = target_page_bytes
         self._capabilities = dict.fromkeys(names, False)
         self._values = {parameter.name: parameter.default for parameter in self.parameters}
 
@@ -278,7 +278,7 @@ class Settings:
             return False
         match parameter.name:
             case "xbzrle-cache-size":
-                return value >= self._target_page_bytes and value & (value - 1) == 0
+                return value >= self.target_page_bytes and value & (value - 1) == 0
             case "max-cpu-throttle":
                 at_least: int = wanted["cpu-throttle-initial"]
                 return value >= at_least

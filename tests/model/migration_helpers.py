@@ -11,7 +11,6 @@ from testbed.model.qmp.error import CommandError
 from testbed.model.qmp.hmp import Hmp
 from testbed.model.qmp.hmp_migration import add_human_migration
 from testbed.model.qmp.migration import MigrationCommands, add_migration
-from testbed.model.qmp.migration_2_9 import add_migration_2_9
 from testbed.model.qmp.server import Monitor
 from testbed.model.settings import Settings
 
@@ -30,12 +29,10 @@ class NotedMigrations:
         self.refuses = None  # what the next act is refused with
         self.calls = []
         self.commands = Commands()
-        self.hmp = Hmp() if self.profile.pauses else Hmp("")
+        self.hmp = Hmp(self.profile.snapshots.error_prefix)
         acts = MigrationCommands(self, self, self.profile)
         add_migration(self.commands, acts, chardevs=chardevs)
         add_human_migration(self.hmp, acts)
-        if not self.profile.pauses:
-            add_migration_2_9(self.commands, acts)
 
     @property
     def running(self):

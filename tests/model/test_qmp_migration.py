@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 from migration_helpers import NotedMigrations
+from snapshot_helpers import Host
 
 from testbed.model.effects import Status
+from testbed.model.images import Images
 from testbed.model.migration_info import (
     MigrationInfo,
     RamInfo,
@@ -18,6 +20,7 @@ from testbed.model.migration_info import (
     as_text,
 )
 from testbed.model.profile import PROFILES
+from testbed.model.qmp.hmp_migration import add_snapshots
 
 IN_PROGRESS = "There's a migration process in progress"
 UNDER_WAY = (
@@ -421,3 +424,22 @@ def test_2_9_sets_by_hand():
         " max-bandwidth: 1024 bytes/second downtime-limit: 10 milliseconds"
         " x-checkpoint-delay: 200\n"
     )
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_snapshots_by_hand(tmp_path, profile):
+    with Images() as images:
+        host = Host(tmp_path, images, profile, "a")
+        noted = NotedMigrations(profile)
+        add_snapshots(noted.hmp, host.snapshots)
+        assert noted.say('savevm "b c"') == noted.say("savevm d") == ""
+        assert host.tags("a") == ["1 b c", "2 d"]
+        assert noted.say("info snapshots") == host.shows("info snapshots")
+        assert noted.say("loadvm nope") == host.shows("loadvm nope") != ""
+        assert noted.say("loadvm d") == noted.say('delvm "b c"') == ""
+        assert host.tags("a") == ["2 d"]
+        assert noted.say("delvm") == (
+            'delvm: string expected\nTry "help delvm" for more information\n'
+        )
+        assert noted.say("savevm") == ""
+        assert len(host.tags("a")) == 2

@@ -18,6 +18,7 @@ from testbed.model.settings import Settings
 from .basics import RunStateHolder
 from .commands import Commands
 from .error import CommandError
+from .migration_2_9 import add_migration_2_9
 from .schema import BOOL, INT, STR, Array, Enum, Struct, Type
 
 PROTOCOLS = ("tcp:", "unix:", "fd:", "exec:")
@@ -330,6 +331,8 @@ def add_migration(
         )
         commands.add("migrate-pause", lambda _: acts.pause(), allow_oob=True)
         _add_yank(commands, migrations, chardevs)
+    else:
+        add_migration_2_9(commands, acts)
 
 
 def _add_announce(commands: Commands, migrations: Migrations) -> None:

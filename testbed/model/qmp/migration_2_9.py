@@ -6,12 +6,14 @@ Source: `migration/migration.c`, `qapi-schema.json`, early 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .commands import Commands
 from .error import CommandError
-from .migration import MigrationCommands
 from .schema import INT
+
+if TYPE_CHECKING:  # it adds these, too
+    from .migration import MigrationCommands
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,7 @@ class _Number:
         return value
 
 
-def add_migration_2_9(
-    commands: Commands, acts: MigrationCommands, *, target_page_bytes: int = 4096
-) -> None:
+def add_migration_2_9(commands: Commands, acts: MigrationCommands) -> None:
     """Add `migrate_set_speed`, `migrate_set_downtime` and those of the cache of XBZRLE."""
     settings = acts.migrations.settings
 
@@ -48,7 +48,7 @@ def add_migration_2_9(
         if size < 0 or size > acts.migrations.info().ram.total_bytes:
             why = "exceeding address space" if size < 0 else "exceeds guest ram size "
             raise CommandError(f"Parameter 'cache size' expects {why}")
-        if size < target_page_bytes:
+        if size < settings.target_page_bytes:
             raise CommandError("Parameter 'cache size' expects is smaller than page size")
         settings.xbzrle_cache_bytes_2_9 = 1 << size.bit_length() - 1
         acts.migrations.parameters_changed(frozenset(("xbzrle-cache-size",)))
