@@ -54,15 +54,12 @@ def put_guest(hardware, guest):
 
 
 @asynccontextmanager
-async def real(machine, log, *, side="destination", incoming=False, nic=True, **given):
+async def real(machine, log, *, side="destination", incoming=False, nic=True, shape=None, **given):
     """A real machine like those of the model."""
     async with Namespace.create(side) as namespace:
         with tap(namespace, "guest", vnet_header=True) as guest_network:
             spec = MachineSpec(
-                machine=machine,
-                memory_bytes=given.pop("memory_bytes", MEMORY_BYTES),
-                accelerator="tcg",
-                cpus=given.pop("cpus", 1),
+                machine=machine, memory_bytes=MEMORY_BYTES, accelerator="tcg", **(shape or {})
             )
             async with Qemu.start(
                 side,
