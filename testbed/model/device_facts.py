@@ -14,7 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 Json = dict[str, Any]
-SIZES = {"int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "uint16": 2, "uint8": 1, "timer": 8}
+SIZES = {
+    "bool": 1,
+    "int32": 4,
+    "uint32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "uint16": 2,
+    "uint8": 1,
+    "timer": 8,
+}
 FIFO_BYTES = 16
 IO_BUFFER_BYTES = 256 * 512 + 4
 """Of an IDE drive: `IDE_DMA_BUF_SECTORS`, and what it reads beyond."""
@@ -74,7 +83,7 @@ SUBSECTIONS: dict[str, tuple[Json, ...]] = {
     "pckbd": (_sub("pckbd_outport", outport="uint8"), _recorded("pckbd/extended_state")),
     "ps2kbd": (
         _sub("ps2kbd/ledstate", 3, ledstate="int32"),
-        _sub("ps2kbd/need_high_bit", need_high_bit="int32"),
+        _sub("ps2kbd/need_high_bit", need_high_bit="bool"),
         _sub("ps2kbd/command_reply_queue", 0, parent_obj__queue__cwptr="int32"),
     ),
     "hpet": (
