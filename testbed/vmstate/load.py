@@ -87,6 +87,12 @@ class _Load:
         if field.is_array:
             yield from self._array(field, state)
             return
+        if isinstance(field.info, Scalar) and not field.pointers:  # most are
+            data = yield from self.read(field.info.wire_bytes)
+            self._check_source()
+            if field.path:
+                write_path(state, field.path, field.info.unpack(data)[0])
+            return
         size = field.element_size(state)
         current = read_path(state, field.path) if field.uses_current else None
         found = yield from self._element(field, current, size)

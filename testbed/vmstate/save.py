@@ -89,7 +89,11 @@ class _Save:
                 raise VmStateFailed(-1, line)
 
     def _field(self, field: Field, name: str, state: State, into: list[Node] | None) -> None:
-        size, value = field.element_size(state), read_path(state, field.path)
+        value = read_path(state, field.path)
+        if isinstance(field.info, Scalar) and not field.is_array and not field.pointers:
+            self._scalars(field.info, name, [value], into)  # most are
+            return
+        size = field.element_size(state)
         if not field.is_array:
             self._element(field, name, value, size, into, None)
             return
