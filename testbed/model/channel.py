@@ -46,7 +46,7 @@ class Channel:
         self._queued_bytes = 0
         self._error: OSError | None = None
         self._flushed: asyncio.Future[None] | None = None
-        self._watched = self._waits_to_write = self.closed = False
+        self._watched = self._waits_to_write = self._closes = self.closed = False
         for fd in self._descriptors:
             os.set_blocking(fd, False)
 
@@ -111,6 +111,8 @@ class Channel:
             return
         self._wait_to_write(False)
         self._tell_flushed(None)
+        if self._closes:
+            self.close()
 
     def _sent(self, count: int) -> None:
         self.bytes_out += count
@@ -201,6 +203,15 @@ class Channel:
             on_end()
 
     # The end
+
+    def finish(self) -> None:
+        """Read no more, and close it once all is sent."""
+        self._on_data = None
+        self._watch()
+        if self._queue:
+            self._closes = True
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close it at once, in both directions; what was not sent is lost."""

@@ -15,6 +15,7 @@ from testbed.wire import build
 from .effects import Became, Effect, Exit, GuestMayRun, HangUp, Status
 from .incoming import Machine, MigrationIncoming, PostcopyState
 from .loadvm import load_elements, load_machine
+from .memory import Missing
 from .profile import Profile
 
 EXIT_FAILURE = 1
@@ -63,6 +64,13 @@ class Destination:
         self._mis.file = Incoming()
         self._mis.answers = self._mis.can_answer
         self._mis.become(Status.POSTCOPY_RECOVER)
+        return self._advance()
+
+    def want(self, missing: Missing) -> list[Effect]:
+        """The guest waits for a page: ask for it, unless that was done."""
+        message = self._mis.machine.ram.want(missing)
+        if message is not None:
+            self._mis.answer(message)
         return self._advance()
 
     def _advance(self) -> list[Effect]:

@@ -12,6 +12,7 @@ from testbed.wire.encode import encode
 
 from .configuration import Configuration
 from .effects import Became, Effect, Say, Send, Status
+from .memory import Missing
 from .profile import Profile
 from .registry import Entry, Registry
 
@@ -32,8 +33,10 @@ class PostcopyRam(Protocol):
 
     target_page_bytes: int
     host_page_bytes: int
-    page_sizes: int
-    """Of all blocks, or-ed."""
+
+    @property
+    def page_sizes(self) -> int:
+        """Of all blocks, or-ed."""
 
     def advise(self) -> None:
         """Postcopy may come: drop all memory, so that what never comes is missing then."""
@@ -50,6 +53,9 @@ class PostcopyRam(Protocol):
 
     def listen(self) -> None:
         """Pages that are missing are asked for from now on."""
+
+    def want(self, missing: Missing) -> Message | None:
+        """The request for a page that an access waits for; None if it is under way already."""
 
     def end(self) -> None:
         """The migration is over: what did not come is zero, and nobody waits for it."""

@@ -33,8 +33,10 @@ class PostcopySource(Protocol):
 
     target_page_bytes: int
     host_page_bytes: int
-    page_sizes: int
-    """Of all blocks, or-ed."""
+
+    @property
+    def page_sizes(self) -> int:
+        """Of all blocks, or-ed."""
 
     def discards(self) -> Sequence[Command]:
         """POSTCOPY_RAM_DISCARD of all that was sent and has changed since."""
@@ -57,6 +59,8 @@ class Outgoing:
     """Called before they are written, to have their state be what the machine is."""
     iterated: Entry | None = None
     """Whose PART was the last one."""
+    _configured: Node | None = None
+    _early_nodes: list[Node] = field(default_factory=list)
     _nodes: list[Node] = field(default_factory=list)
 
     def header(self) -> bytes:
@@ -65,6 +69,7 @@ class Outgoing:
         if not self.has_configuration:
             return head
         saved = save(self.configuration, self.configuration_state, manner=self.manner)
+        self._configured = saved.node
         return head + bytes([SectionType.CONFIGURATION]) + saved.data
 
     def advise(self, profile: Profile) -> bytes:
@@ -73,7 +78,11 @@ class Outgoing:
         return encode(build.advise(theirs, self.ram.target_page_bytes))
 
     def setup(self) -> Iterator[bytes]:
-        """START sections of the live entries."""
+        """START sections of the live entries; before them, what is saved early."""
+        self._early_nodes = []
+        for entry in self.registry:
+            if entry.early:
+                yield from self._full(entry, self._early_nodes)
         for entry, live in self._live():
             yield self._section(SectionType.START, entry, live.setup())
 
@@ -109,28 +118,39 @@ class Outgoing:
 
     def devices(self) -> Iterator[bytes]:
         """FULL sections of everything else; what they are like is kept for the vmdesc."""
-        self._nodes = []
+        self._nodes = [*self._early_nodes]
         self.before_devices()
         for entry in self.registry:
-            if entry.old_style is not None:
-                payload = entry.old_style.save()
-                node = entry.old_style.described or old_style_node(
-                    entry.idstr, entry.instance_id, len(payload)
-                )
-            elif entry.vmstate is not None and entry.vmstate.is_needed(entry.state):
-                saved = save(entry.vmstate, entry.state, manner=self.manner)
-                payload = saved.data
-                node = device_node(entry.idstr, entry.instance_id, saved.node)
-            else:
-                continue
-            self._nodes.append(node)
-            yield self._section(SectionType.FULL, entry, payload)
+            if not entry.early:
+                yield from self._full(entry, self._nodes)
+
+    def _full(self, entry: Entry, nodes: list[Node]) -> Iterator[bytes]:
+        """The FULL section of a device, if it has one now; `nodes` gets what it is like."""
+        if entry.old_style is not None:
+            payload = entry.old_style.save()
+            node = entry.old_style.described or old_style_node(
+                entry.idstr, entry.instance_id, len(payload)
+            )
+        elif entry.vmstate is not None and entry.vmstate.is_needed(entry.state):
+            saved = save(entry.vmstate, entry.state, manner=self.manner)
+            payload = saved.data
+            node = device_node(entry.idstr, entry.instance_id, saved.node)
+        else:
+            return
+        nodes.append(node)
+        yield self._section(SectionType.FULL, entry, payload)
 
     def end(self) -> bytes:
         """EOF, and the vmdesc of the devices that were written last."""
         if not self.sends_vmdesc:
             return encode(EndOfStream())
-        text = vmdesc(self._nodes, page_size=self.page_bytes, manner=self.manner)
+        configured = self._configured if self.manner is Manner.QEMU_10_0 else None
+        text = vmdesc(
+            self._nodes,
+            page_size=self.page_bytes,
+            configuration=configured,
+            manner=self.manner,
+        )
         return encode(EndOfStream()) + encode(VmDescription(text.encode()))
 
     def package(self) -> bytes:

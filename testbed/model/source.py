@@ -25,6 +25,8 @@ WINDOW_S = 0.1
 """The rate limit counts anew in each; QEMU's `BUFFER_DELAY`."""
 TURN_BYTES_MAX = 1 << 20
 """Of one turn: whoever drives it must get to do something else between two of them."""
+URGENT_BYTES = 1
+"""Of a turn for pages that were asked for: the first host page of them is sent whole."""
 EIO = -errno.EIO
 
 
@@ -49,6 +51,7 @@ class Parameters:
     """Of the migration, as QMP sets them."""
 
     max_bandwidth_bytes: int = 128 << 20
+    max_postcopy_bandwidth_bytes: int = 0  # no limit
     downtime_limit_s: float = 0.3
     return_path: bool = False
     postcopy: bool = False
@@ -70,8 +73,10 @@ class Source:
         """`migrate-start-postcopy` was asked for."""
         self.next_at_s = 0.0
         """When `advance` has something to do again, if nothing else happens."""
+        self.parameters = parameters or Parameters()
+        """May be replaced while it is under way."""
         self._machine, self._requests, self._profile = machine, requests, profile
-        self._parameters = parameters or Parameters()
+        self._urgent = False  # pages were asked for: no rate limit holds them back
         self._effects: list[Effect] = []
         self._back: ReturnPath | None = None
         self._shut: int | None = None  # what SHUT said
@@ -97,9 +102,17 @@ class Source:
         return self._written
 
     @property
+    def waits(self) -> bool:
+        """Nothing is to be done before something comes back, whatever the time."""
+        if self.status in (Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER):
+            return not self._failed
+        answered = self._back is None or self._back_failed or self._shut is not None
+        return self._written and not answered and not self._failed
+
+    @property
     def has_return_path(self) -> bool:
         """Whether it opens one: 2.9 does so for postcopy alone."""
-        parameters = self._parameters
+        parameters = self.parameters
         return parameters.postcopy or (parameters.return_path and self._profile.pauses)
 
     def begin(self, now_s: float) -> list[Effect]:
@@ -110,7 +123,7 @@ class Source:
             self._back = ReturnPath()
             self._send(encode(Command(CommandType.OPEN_RETURN_PATH, b"")))
             self._send(encode(build.ping(1)))
-        if self._parameters.postcopy:
+        if self.parameters.postcopy:
             self._send(self._machine.advise(self._profile))
         self._send_all(self._machine.setup())
         self._become(Status.ACTIVE)
@@ -143,11 +156,11 @@ class Source:
             self._bad_return_path()
         return self._taken()
 
-    def write_failed(self, error: int, said: str) -> list[Effect]:
+    def write_failed(self, error: int, said: str, *, channel: str = "socket") -> list[Effect]:
         """What the last turn wrote cannot be sent: -errno, and what the system says of it."""
         assert error < 0, "a negative errno"
         if not self.is_over and not self._failed:
-            self._write_failed(error, said)
+            self._write_failed(error, said, channel)
         return self._taken()
 
     def cancel(self) -> list[Effect]:
@@ -180,15 +193,16 @@ class Source:
 
     def _iterate(self, now_s: float) -> None:
         postcopy = self.status is Status.POSTCOPY_ACTIVE
-        left = self._left_of_window(postcopy)
+        left = URGENT_BYTES if self._urgent else self._left_of_window(postcopy)
+        self._urgent = False
         if left <= 0:
             self._iterated, self._waited = None, True
             self.next_at_s = self._window_began_s + WINDOW_S
             return
-        pending = self._machine.pending_bytes()
-        if not pending or (not postcopy and pending < self._threshold_bytes()):
+        enough = 1 if postcopy else max(1, self._threshold_bytes())
+        if self._machine.pending_bytes(enough) < enough:
             self._complete()
-        elif not postcopy and self.start_postcopy_at_once and self._parameters.postcopy:
+        elif not postcopy and self.start_postcopy_at_once and self.parameters.postcopy:
             self._start_postcopy()
         else:
             most = min(left, TURN_BYTES_MAX)
@@ -207,12 +221,16 @@ class Source:
             self._window_began_s, self._window_bytes = now_s, 0
 
     def _left_of_window(self, postcopy: bool) -> int:
-        most = int(self._parameters.max_bandwidth_bytes * WINDOW_S)
-        return most if postcopy else most - self._window_bytes
+        limit = self.parameters.max_bandwidth_bytes
+        if postcopy:
+            limit = self.parameters.max_postcopy_bandwidth_bytes
+            if not limit or not self._profile.pauses:
+                return TURN_BYTES_MAX
+        return int(limit * WINDOW_S) - self._window_bytes
 
     def _threshold_bytes(self) -> float:
         """What can be sent while the guest stands still no longer than it may."""
-        return self._bytes_per_s * self._parameters.downtime_limit_s
+        return self._bytes_per_s * self.parameters.downtime_limit_s
 
     def _complete(self) -> None:
         """`migration_completion`: the last of it; the next turn concludes, once it was flushed."""
@@ -256,10 +274,10 @@ class Source:
 
     # Failure
 
-    def _write_failed(self, error: int, said: str) -> None:
+    def _write_failed(self, error: int, said: str, channel: str = "socket") -> None:
         self._failed = error
         if self._profile.tells_write_errors:
-            self.error_desc = f"Unable to write to socket: {said}"
+            self.error_desc = f"Unable to write to {channel}: {said}"
             if self._iterated is not None:
                 section = f"{self._iterated.section_id}({self._iterated.idstr})"
                 line = f"failed to save SaveStateEntry with id(name): {section}: {EIO}"
@@ -344,6 +362,7 @@ class Source:
         wrong = self._requests.request(block, offset, int.from_bytes(payload[8:12], "big"))
         if wrong is not None:
             self._bad_return_path(wrong)
+        self._urgent = wrong is None
 
     def _bitmap(self, message: Message) -> None:
         if self.status is not Status.POSTCOPY_RECOVER:

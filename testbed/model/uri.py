@@ -140,16 +140,21 @@ def listen(
     elif kind == "exec":
         channel = _command(rest)
     elif kind == "unix":
-        return Listener(_listening_unix(_path(rest)), arrived)
+        return Listener(listening_unix(_path(rest)), arrived)
     elif kind == "tcp":
-        return Listener(_listening_tcp(*_address(rest)), arrived)
+        return Listener(listening_tcp(*_address(rest)), arrived)
     else:
         raise CommandError(f"unknown migration protocol: {uri}")
     asyncio.get_running_loop().call_soon(arrived, channel)
     return None
 
 
-def _listening_unix(path: str) -> socket.socket:
+def listening_unix(path: str) -> socket.socket:
+    """A socket that listens at a path; what was there is taken away.
+
+    Raises:
+        CommandError: it cannot be, in QEMU's words.
+    """
     with suppress(FileNotFoundError):
         try:
             Path(path).unlink()
@@ -169,7 +174,8 @@ def _listening_unix(path: str) -> socket.socket:
     return listening
 
 
-def _listening_tcp(host: str, port: str) -> socket.socket:
+def listening_tcp(host: str, port: str) -> socket.socket:
+    """A socket that listens at an address; without a host, at all of them. Raises the same."""
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

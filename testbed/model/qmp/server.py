@@ -36,6 +36,7 @@ class Monitor:
         version: told in the greeting.
         is_running: whether the guest runs; sets of descriptors outlive the client if it does not.
         clock: nanoseconds since the epoch, for events.
+        descriptors: that clients have passed, to this monitor or another one of the process.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Monitor:
         *,
         is_running: Callable[[], bool] = lambda: True,
         clock: Callable[[], int] = time.time_ns,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self._is_running = is_running
         self._commands = commands
@@ -54,7 +56,7 @@ class Monitor:
         self._tasks: asyncio.TaskGroup | None = None
         self._in_band_free = True
         self._ended = False
-        self.descriptors = Descriptors()
+        self.descriptors = descriptors or Descriptors()
         self.descriptors.add_to(commands)
 
     async def listen(self, listener: socket.socket) -> None:

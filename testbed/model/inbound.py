@@ -1,0 +1,158 @@
+"""The incoming migration of a machine: the shell around `Destination` and its connection.
+
+Source: QEMU `migration/migration.c`, `qmp_migrate_incoming`, `process_incoming_migration_bh`;
+`migration/savevm.c`, `loadvm_postcopy_handle_run_bh` (7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .channel import Channel
+from .destination import Destination
+from .effects import (
+    Became,
+    Effect,
+    Exit,
+    GuestMayRun,
+    HangUp,
+    ResumeGuest,
+    Say,
+    Send,
+    Status,
+    StopGuest,
+)
+from .incoming import PostcopyState
+from .memory import Missing
+from .qmp.descriptors import Descriptors
+from .uri import Listener, listen
+from .vm import Vm
+
+
+class Inbound:
+    """What comes in for a machine that was started with `-incoming`.
+
+    Args:
+        vm: the machine.
+        make: makes the core, once there is a connection.
+        became: told of each status.
+        announce: announces the guest's addresses.
+    """
+
+    def __init__(
+        self,
+        vm: Vm,
+        make: Callable[[], Destination],
+        became: Callable[[Status], None],
+        announce: Callable[[], None],
+    ) -> None:
+        self.status = Status.NONE
+        self.began = False
+        """It listens, or did."""
+        self._vm, self._make, self._became, self._announce = vm, make, became, announce
+        self._destination: Destination | None = None
+        self._channel: Channel | None = None
+        self._listener: Listener | None = None
+        vm.asks_for = self._wanted
+
+    def listen(self, uri: str, descriptors: Descriptors) -> None:
+        """Become SETUP, and wait for a connection.
+
+        Raises:
+            CommandError: the URI is none to listen at.
+        """
+        self._become(Status.SETUP, again=True)
+        self._listener = listen(uri, descriptors, self._arrived)
+        self.began = True
+
+    def recover(self, uri: str, descriptors: Descriptors) -> None:
+        """Wait for the connection of a recovery, and no more where it waited before.
+
+        Raises:
+            CommandError: the URI is none to listen at.
+        """
+        self._stop_listening()
+        self._became(Status.SETUP)
+        self._listener = listen(uri, descriptors, self._arrived_again)
+
+    def break_connection(self) -> None:
+        """As if the link were lost."""
+        if self._channel is not None:
+            self._channel.close()
+            self._ended()
+
+    def close(self) -> None:
+        """Neither wait nor be connected any more."""
+        self._stop_listening()
+        self._hang_up()
+
+    # Inside
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _arrived(self, channel: Channel) -> None:
+        self._channel, self._destination = channel, self._make()
+        self._do(self._destination.begin())
+        self._read(channel)
+
+    def _arrived_again(self, channel: Channel) -> None:
+        assert self._destination is not None
+        self._channel = channel
+        self._do(self._destination.recover())
+        self._read(channel)
+
+    def _read(self, channel: Channel) -> None:
+        if channel is self._channel:  # or what came before was the end of it
+            channel.read(self._came, self._ended)
+
+    def _came(self, data: bytes) -> None:
+        assert self._destination is not None
+        self._do(self._destination.feed(data))
+        if self.status is Status.POSTCOPY_ACTIVE:
+            self._vm.run_guest()  # if it waits for a page, that may have come
+
+    def _ended(self) -> None:
+        if self._destination is not None:
+            self._do(self._destination.end())
+
+    def _wanted(self, missing: Missing) -> None:
+        if self._destination is not None:
+            self._do(self._destination.want(missing))
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(data):
+                if self._channel is not None:
+                    self._channel.write(data)
+            case Say(line):
+                self._vm.say(line)
+            case Became(status):
+                self._become(status)
+            case GuestMayRun():
+                assert self._destination is not None
+                self._announce()
+                precopy = self._destination.postcopy is not PostcopyState.RUNNING
+                self._vm.loaded(heeds_run_state=precopy)
+            case HangUp():
+                self._hang_up()
+            case Exit(status):
+                self._vm.end(status)
+            case StopGuest() | ResumeGuest():
+                raise AssertionError(f"{effect} is of a source")
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            channel.finish()
+
+    def _become(self, status: Status, *, again: bool = False) -> None:
+        if status is not self.status or again:
+            self.status = status
+            self._became(status)
