@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from .memory import Block, Memory
 from .outgoing import Outgoing
 from .profile import Profile
 from .ram import Ram
+from .recorded import MACHINES, read
 from .registry import Entry, Registry
 
 MAIN_BLOCK = "pc.ram"
@@ -95,7 +97,8 @@ class Hardware:
     def _put_at_rest(self, cpu: bytes | bytearray, cpu_common: bytes) -> None:
         given = {("cpu", 0): bytes(cpu), ("cpu_common", 0): cpu_common}
         for key in AT_REST:
-            load_payload(self._entry(*key), given.get(key, self.payloads[key]))
+            if key in self.payloads:
+                load_payload(self._entry(*key), given.get(key, self.payloads[key]))
 
     @property
     def run_state(self) -> str | None:
@@ -127,6 +130,27 @@ class Hardware:
         entry = self.registry.find(idstr, instance_id)
         assert entry is not None, f"every machine has {idstr}"
         return entry
+
+
+def at_rest(payloads: Mapping[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
+    """Of devices that came at any moment, as they are when the guest of the testbed rests.
+
+    What a PC has for that is the same in all versions; another machine has nothing of it.
+    """
+    found = {key: payload for key, payload in payloads.items() if key in AT_REST}
+    if ("cpu", 0) in found:
+        rests = {
+            (section.idstr, section.instance_id): section.payload
+            for section in read(MACHINES[0]).sections
+        }
+        cpu = bytearray(found["cpu", 0])
+        where = slice(EIP * REGISTER_BYTES, (EFLAGS + 1) * REGISTER_BYTES)
+        cpu[where] = rests["cpu", 0][where]
+        found["cpu", 0] = bytes(cpu)
+        for key in (("cpu_common", 0), ("i8259", 0), ("i8259", 1), ("serial", 0)):
+            if key in found and len(found[key]) == len(rests[key]):
+                found[key] = rests[key]
+    return found
 
 
 def load_payload(entry: Entry, payload: bytes) -> None:

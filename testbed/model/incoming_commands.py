@@ -27,6 +27,7 @@ LENGTHS = {
     CommandType.POSTCOPY_RESUME: 0,
     CommandType.PACKAGED: 4,
     CommandType.ENABLE_COLO: 0,
+    CommandType.SWITCHOVER_START: 0,
 }
 """Of the payloads; the others' vary."""
 Loop = Callable[[MigrationIncoming, Incoming], Story[int]]

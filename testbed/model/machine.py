@@ -20,6 +20,7 @@ from .described import INFOS, blank, declared
 from .device_facts import MINIMUM_VERSIONS, SINCE, SUBSECTIONS
 from .hardware import Hardware, load_payload
 from .incoming import Machine
+from .learning import Learning
 from .memory import Memory
 from .outgoing import Outgoing
 from .profile import Profile
@@ -125,20 +126,39 @@ def build(
     ram = Ram(memory, profile)
     shape = Shape(memory_bytes, cpus, tuple(_bytes(nic.mac) for nic in nics))
     registry, payloads = _registry(recording, shape, ram)
+    hardware = _hardware(name, profile, ram, registry, payloads)
+    if not disk:
+        hardware.take_disk_out()
+    return hardware
+
+
+def empty(profile: Profile) -> Hardware:
+    """A machine of nothing, which becomes what a stream says: see `adopting.Adopting`."""
+    memory = Memory()
+    ram = Ram(memory, profile)
+    registry = Learning()
+    registry.register_live(RAM, 0, RAM_VERSION, ram)
+    return _hardware("none", profile, ram, registry, {})
+
+
+def _hardware(
+    name: str,
+    profile: Profile,
+    ram: Ram,
+    registry: Registry,
+    payloads: dict[tuple[str, int], bytes],
+) -> Hardware:
     vmsd, state = configuration(profile), Configuration(name)
-    hardware = Hardware(
+    return Hardware(
         name=name,
         profile=profile,
-        memory=memory,
+        memory=ram.memory,
         ram=ram,
         registry=registry,
         incoming=Machine(name, registry, ram, vmsd, state),
         outgoing=Outgoing(registry, ram, vmsd, state, manner=MANNERS[profile.name]),
         payloads=payloads,
     )
-    if not disk:
-        hardware.take_disk_out()
-    return hardware
 
 
 def _check(nics: Sequence[Nic]) -> None:

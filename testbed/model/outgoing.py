@@ -78,13 +78,13 @@ class Outgoing:
         return encode(build.advise(theirs, self.ram.target_page_bytes))
 
     def setup(self) -> Iterator[bytes]:
-        """START sections of the live entries; before them, what is saved early."""
+        """START sections of the live entries, and FULL ones of what is saved early."""
         self._early_nodes = []
         for entry in self.registry:
-            if entry.early:
+            if entry.live is not None and entry.live.is_active():
+                yield self._section(SectionType.START, entry, entry.live.setup())
+            elif entry.early:
                 yield from self._full(entry, self._early_nodes)
-        for entry, live in self._live():
-            yield self._section(SectionType.START, entry, live.setup())
 
     def iterate(self, most_bytes: int, *, postcopy: bool) -> tuple[bytes, bool]:
         """PART sections; true if every live entry has said that nothing is left for now.

@@ -92,6 +92,8 @@ class Entry:
     state: State = None
     old_style: OldStyle | None = None
     live: Live | None = None
+    early: bool = False
+    """It is saved before the first pages are: `early_setup` of a VMSD; since 8.1."""
 
     @property
     def priority(self) -> int:
