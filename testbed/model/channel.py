@@ -36,8 +36,6 @@ class Channel:
 
     def __init__(self, name: str, *, reading: int | None, writing: int | None) -> None:
         self.name = name
-        self.bytes_out = 0
-        """Given to the system so far."""
         self._loop = asyncio.get_running_loop()
         self._reading, self._writing = reading, writing
         self._on_data: Callable[[bytes], None] | None = None
@@ -115,7 +113,6 @@ class Channel:
             self.close()
 
     def _sent(self, count: int) -> None:
-        self.bytes_out += count
         self._queued_bytes -= count
         while count:
             first = self._queue.popleft()

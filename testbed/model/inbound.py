@@ -24,6 +24,7 @@ from .effects import (
 )
 from .incoming import PostcopyState
 from .memory import Missing
+from .migration_info import SocketAddress
 from .qmp.descriptors import Descriptors
 from .uri import Listener, listen
 from .vm import Vm
@@ -36,6 +37,7 @@ class Inbound:
         vm: the machine.
         make: makes the core, once there is a connection.
         became: told of each status.
+        awaited: told that it waits for a connection now.
         announce: announces the guest's addresses.
     """
 
@@ -44,25 +46,29 @@ class Inbound:
         vm: Vm,
         make: Callable[[], Destination],
         became: Callable[[Status], None],
+        awaited: Callable[[], None],
         announce: Callable[[], None],
     ) -> None:
         self.status = Status.NONE
+        self.addresses: tuple[SocketAddress, ...] = ()
+        """Where it listens, or did; none once it is over."""
         self.began = False
         """It listens, or did."""
-        self._vm, self._make, self._became, self._announce = vm, make, became, announce
+        self._vm, self._make, self._announce = vm, make, announce
+        self._became, self._awaited = became, awaited
         self._destination: Destination | None = None
         self._channel: Channel | None = None
         self._listener: Listener | None = None
         vm.asks_for = self._wanted
 
     def listen(self, uri: str, descriptors: Descriptors) -> None:
-        """Become SETUP, and wait for a connection.
+        """Wait for a connection. Until it has come there is no status, and none is told of.
 
         Raises:
             CommandError: the URI is none to listen at.
         """
-        self._become(Status.SETUP, again=True)
-        self._listener = listen(uri, descriptors, self._arrived)
+        self._awaited()
+        self._listen(uri, descriptors, self._arrived)
         self.began = True
 
     def recover(self, uri: str, descriptors: Descriptors) -> None:
@@ -72,8 +78,8 @@ class Inbound:
             CommandError: the URI is none to listen at.
         """
         self._stop_listening()
-        self._became(Status.SETUP)
-        self._listener = listen(uri, descriptors, self._arrived_again)
+        self._awaited()
+        self._listen(uri, descriptors, self._arrived_again)
 
     def break_connection(self) -> None:
         """As if the link were lost."""
@@ -88,10 +94,18 @@ class Inbound:
 
     # Inside
 
+    def _listen(
+        self, uri: str, descriptors: Descriptors, arrived: Callable[[Channel], None]
+    ) -> None:
+        self._listener = listen(uri, descriptors, arrived)
+        if self._listener is not None:
+            self.addresses = (self._listener.address,)
+
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        self.addresses = ()
 
     def _arrived(self, channel: Channel) -> None:
         self._channel, self._destination = channel, self._make()
@@ -152,7 +166,8 @@ class Inbound:
             channel, self._channel = self._channel, None
             channel.finish()
 
-    def _become(self, status: Status, *, again: bool = False) -> None:
-        if status is not self.status or again:
-            self.status = status
-            self._became(status)
+    def _become(self, status: Status) -> None:
+        self.status = status
+        if status is Status.COMPLETED:
+            self.addresses = ()
+        self._became(status)

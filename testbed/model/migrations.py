@@ -56,9 +56,10 @@ class VmMigrations:
         self.is_deferred = deferred
         self._vm, self._profile, self._descriptors, self._tasks = vm, profile, descriptors, tasks
         self._outbound: Outbound | None = None
-        self._inbound = Inbound(vm, self._destination, self._became, self.announce_loaded)
+        self._inbound = Inbound(
+            vm, self._destination, self._became, self._awaited, self._announce_loaded
+        )
         self._passes = 0  # of which MIGRATION_PASS was told
-        self._precopy_bytes = self._downtime_bytes = 0
 
     # What is asked
 
@@ -81,12 +82,14 @@ class VmMigrations:
     def is_yankable(self) -> bool:
         """There is a migration whose connections can be broken."""
         outgoing = self._outbound is not None and not self._outbound.is_over
-        return outgoing or self._inbound.status not in (Status.NONE, Status.COMPLETED)
+        return outgoing or (self._inbound.began and self._inbound.status is not Status.COMPLETED)
 
     def info(self) -> MigrationInfo:
         """How both directions stand."""
         found = MigrationInfo(
-            incoming_status=self._inbound.status, unmigratable=self._unmigratable()
+            incoming_status=self._inbound.status,
+            socket_addresses=self._inbound.addresses,
+            unmigratable=self._unmigratable(),
         )
         out = self._outbound
         if out is None:
@@ -121,9 +124,9 @@ class VmMigrations:
             dirty_sync_count=counters.dirty_sync_count,
             postcopy_requests=counters.postcopy_requests,
             pages_per_second=int(pages / passed_s) if passed_s > 0 else 0,
-            precopy_bytes=self._precopy_bytes or sent,
-            downtime_bytes=self._downtime_bytes,
-            postcopy_bytes=max(0, sent - self._precopy_bytes) if counters.postcopy_requests else 0,
+            precopy_bytes=out.sent["precopy"],
+            downtime_bytes=out.sent["downtime"],
+            postcopy_bytes=out.sent["postcopy"],
         )
 
     def _xbzrle_info(self) -> XbzrleInfo | None:
@@ -167,7 +170,7 @@ class VmMigrations:
 
     def _new_outbound(self) -> Outbound:
         self._configure()
-        self._passes = self._precopy_bytes = self._downtime_bytes = 0
+        self._passes = 0
         hardware = self._vm.hardware
         source = Source(hardware.outgoing, hardware.ram, self._profile, self._parameters())
         return Outbound(self._vm, source, self._became, self._turned)
@@ -232,7 +235,7 @@ class VmMigrations:
         self._configure()
         return Destination(self._vm.hardware.incoming, self._profile)
 
-    def announce_loaded(self) -> None:
+    def _announce_loaded(self) -> None:
         """Announce the guest that was loaded, by the parameters."""
         names = {"initial_ms": "initial", "max_ms": "max", "rounds": "rounds", "step_ms": "step"}
         usual = AnnounceParameters()
@@ -281,9 +284,11 @@ class VmMigrations:
         except ValueError as error:
             raise CommandError(str(error)) from error
 
+    def _awaited(self) -> None:
+        """Told with the capability `events` and without it."""
+        self._vm.emit("MIGRATION", {"status": str(Status.SETUP)})
+
     def _became(self, status: Status) -> None:
-        if status is Status.POSTCOPY_ACTIVE and self._outbound is not None:
-            self._precopy_bytes = self._precopy_bytes or self._outbound.bytes_out
         if self.settings.has("events"):
             self._vm.emit("MIGRATION", {"status": str(status)})
 

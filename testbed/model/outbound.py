@@ -55,8 +55,8 @@ class Outbound:
         self.error_desc: str | None = None
         self.began_at_s = self._now()
         self.active_at_s = self.stopped_at_s = self.ended_at_s = 0.0
-        self.bytes_before = 0
-        """By connections of this migration that are gone."""
+        self.sent = {"precopy": 0, "downtime": 0, "postcopy": 0}
+        """Bytes, by what the guest did meanwhile."""
         self._vm, self._became, self._turned = vm, became, turned
         self._channel: Channel | None = None
         self._wake = asyncio.Event()
@@ -71,8 +71,8 @@ class Outbound:
 
     @property
     def bytes_out(self) -> int:
-        """Given to the system so far."""
-        return self.bytes_before + (self._channel.bytes_out if self._channel else 0)
+        """All of them."""
+        return sum(self.sent.values())
 
     def begin(self, uri: str, descriptors: Descriptors, tasks: asyncio.TaskGroup) -> None:
         """Become SETUP, connect, and migrate.
@@ -187,7 +187,6 @@ class Outbound:
             try:
                 channel = await connect(uri)
             except NotConnected as error:  # another `migrate` may come
-                self.error_desc = str(error)
                 self._vm.say(str(error))
                 return
         if self.status is not Status.POSTCOPY_PAUSED or self._channel is not None:
@@ -218,6 +217,7 @@ class Outbound:
             case Send(data):
                 if self._channel is not None:
                     self._channel.write(data)
+                    self.sent[self._phase] += len(data)
             case Say(line):
                 self._vm.say(line)
             case Became(status):
@@ -233,6 +233,12 @@ class Outbound:
             case GuestMayRun() | Exit():
                 raise AssertionError(f"{effect} is of a destination")
 
+    @property
+    def _phase(self) -> str:
+        if self._vm.running:
+            return "precopy"
+        return "postcopy" if self.status is Status.POSTCOPY_ACTIVE else "downtime"
+
     def _go_on(self) -> None:
         """The guest stays here: it is what it was."""
         if self._run_state_before == "running":
@@ -243,7 +249,6 @@ class Outbound:
     def _hang_up(self) -> None:
         if self._channel is not None:
             channel, self._channel = self._channel, None
-            self.bytes_before += channel.bytes_out
             channel.close()
 
     def _become(self, status: Status) -> None:
@@ -255,8 +260,7 @@ class Outbound:
         if self.is_over:
             self.ended_at_s = self._now()
             self.error_desc = self.error_desc or self.source.error_desc
-            stopped = self._vm.status == "finish-migrate"
-            if stopped and status is Status.COMPLETED:
+            if self._vm.status == "finish-migrate":  # unless it is resumed
                 self._vm.status = "postmigrate"
         self._became(status)
 

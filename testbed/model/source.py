@@ -169,6 +169,13 @@ class Source:
             self._become(Status.CANCELLING)
             self._become(Status.CANCELLED)
             self._stay()
+        elif self.status is Status.POSTCOPY_ACTIVE:  # the guest may run there
+            self._become(Status.CANCELLING)
+            self._become(Status.CANCELLED)
+            self._machine.cleanup()
+            self._effects.append(HangUp())
+        elif self.status is Status.POSTCOPY_PAUSED:
+            self._become(Status.CANCELLING)  # for good: whoever would act on it waits for a link
         return self._taken()
 
     def pause(self) -> list[Effect]:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .channel import Channel
+from .migration_info import SocketAddress
 from .qmp.descriptors import Descriptors
 from .qmp.error import CommandError
 
@@ -118,6 +119,14 @@ class Listener:
             return
         self.close()
         self._arrived(Channel.over_socket(connected))
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where it listens."""
+        where = self._listening.getsockname()
+        if self._listening.family == socket.AF_UNIX:
+            return SocketAddress(path=where)
+        return SocketAddress(host=where[0], port=str(where[1]))
 
     def close(self) -> None:
         """Wait no more."""
