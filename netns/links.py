@@ -7,6 +7,7 @@ is a `pyroute2.NetlinkError` (EOPNOTSUPP: it lacks the kind of device), and for 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -23,6 +24,11 @@ IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFREQ = struct.Struct("16sH22x")
+
+_indices = itertools.count(1000)
+"""Of veth devices, no two alike. Where both ends of a pair have the same number, as the nth device
+of each namespace has, the kernel takes them for one (`linkwatch_urgent_event`), is in no hurry to
+see that they are up, and a bridge drops what comes in for up to a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +75,8 @@ def tap(namespace: Namespace, name: str, *, vnet_header: bool = False) -> Iterat
 
 async def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
     """Join two namespaces by a pair of veth devices, both up."""
-    await a.netlink.link(
-        "add", ifname=a_name, kind="veth", peer={"ifname": b_name, "net_ns_fd": b.fd}
-    )
+    peer = {"ifname": b_name, "net_ns_fd": b.fd, "index": next(_indices)}
+    await a.netlink.link("add", ifname=a_name, kind="veth", index=next(_indices), peer=peer)
     await up(a, a_name)
     await up(b, b_name)
 

@@ -143,3 +143,15 @@ async def test_a_tap_serves_one_process_after_another():
 async def test_a_mac_is_read_from_its_device():
     async with Topology.create() as net:
         assert len(bytes.fromhex((await links.mac_of(net.client, UPLINK)).replace(":", ""))) == 6
+
+
+async def test_no_device_has_the_number_of_its_other_end() -> None:
+    """Or the kernel takes its time to see that it is up, and its bridge drops what comes in."""
+    async with Topology.create() as net:
+        for a, a_name, b, b_name in (
+            (net.source, "migration", net.proxy, "source"),
+            (net.proxy, "destination", net.destination, "migration"),
+            (net.source, UPLINK, net.switch, "source"),
+            (net.client, UPLINK, net.switch, "client"),
+        ):
+            assert links.index_of(a, a_name) != links.index_of(b, b_name)
