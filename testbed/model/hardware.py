@@ -38,7 +38,6 @@ RUNS = bytes(8)
 """The payload of `cpu_common`: neither halted nor interrupted."""
 START_AT = 0x7E00
 """`protected` of `testbed/guest/boot.asm`: it needs no firmware from there on."""
-RUN_STATE_BYTES = 100
 FOOTER = b"\x7e"
 """The first byte of what follows a payload: no subsection."""
 
@@ -114,7 +113,8 @@ class Hardware:
         if entry is not None:
             text = name.encode() + b"\0"
             _set(entry, "size", len(text))
-            _set(entry, "runstate", text.ljust(RUN_STATE_BYTES, b"\0"))
+            # 100 bytes, and less since there are others behind them (8.2).
+            _set(entry, "runstate", text.ljust(_field(entry, "runstate").size, b"\0"))
 
     def take_disk_out(self) -> None:
         """Have no disk at the first connector: it is as the others are."""
