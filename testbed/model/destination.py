@@ -67,9 +67,12 @@ class Destination:
         return self._advance()
 
     def want(self, missing: Missing) -> list[Effect]:
-        """The guest waits for a page: ask for it, unless that was done."""
+        """The guest waits for a page: ask for it, unless that was done.
+
+        While the link is lost that is only noted: RESUME has everything asked for that is missing.
+        """
         message = self._mis.machine.ram.want(missing)
-        if message is not None:
+        if message is not None and self.status is Status.POSTCOPY_ACTIVE:
             self._mis.answer(message)
         return self._advance()
 
