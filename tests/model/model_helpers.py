@@ -137,6 +137,9 @@ class Ram:
     def listen(self):
         self.done.append("listen")
 
+    def want(self, missing):
+        return build.request_pages(missing.offset_bytes, missing.size_bytes)
+
     def requested_again(self):
         return [build.request_pages(0x1000, 0x1000, "pc.ram")]
 

@@ -34,6 +34,7 @@ from model_helpers import (
 from testbed.model.configuration import Configuration
 from testbed.model.configuration import configuration as vmsd
 from testbed.model.incoming import PostcopyState
+from testbed.model.memory import Missing
 from testbed.model.profile import PROFILES as PROFILES_BY_NAME
 from testbed.vmstate import VmState, save
 from testbed.wire import build, build_command, build_section, encode
@@ -499,6 +500,24 @@ def test_a_paused_migration_goes_on_over_another_connection():
     assert bed.statuses[-1] == "completed"
     assert bed.answers[-1] == "SHUT"
     assert bed.said == []
+
+
+def test_between_a_pause_and_resume_no_page_is_asked_for():
+    """The source knows of no block before, and would refuse a request that names none."""
+    missing = Missing("pc.ram", 0x1000, 0x1000)
+    bed = Bed().feed(RUNNING)
+    bed.effects += bed.destination.want(missing)
+    assert bed.answers[-1] == "REQ_PAGES"
+    bed.feed(end=True)
+    bed.effects.clear()
+    bed.effects += bed.destination.want(missing)
+    bed.effects += bed.destination.recover()
+    bed.effects += bed.destination.want(missing)
+    assert bed.answers == []
+    bed.feed(RESUME)
+    assert bed.answers == ["REQ_PAGES_ID", "RESUME_ACK"]
+    bed.effects += bed.destination.want(missing)
+    assert bed.answers[-1] == "REQ_PAGES"
 
 
 def test_a_recovery_that_is_lost_pauses_again():
