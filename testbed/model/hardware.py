@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from testbed.vmstate import Field, Incoming, VmState, load
+from testbed.vmstate import Incoming, load
+from testbed.vmstate.declare import Field
 
 from .incoming import Machine
 from .memory import Block, Memory
@@ -19,14 +20,9 @@ from .recorded import MACHINES, read
 from .registry import Entry, Registry
 
 MAIN_BLOCK = "pc.ram"
-AT_REST = (
-    ("cpu_common", 0),
-    ("cpu", 0),
-    ("apic", 0),
-    ("i8259", 0),
-    ("i8259", 1),
-    ("serial", 0),
-)
+CPU, CPU_COMMON, APIC, GLOBAL_STATE = ("cpu", 0), ("cpu_common", 0), ("apic", 0), ("globalstate", 0)
+"""Idstr and instance_id."""
+AT_REST = (CPU_COMMON, CPU, APIC, ("i8259", 0), ("i8259", 1), ("serial", 0))
 """What a guest of the testbed changes while it runs, but for clocks: those just go on."""
 REGISTER_BYTES = 8
 ECX, EBX, ESI, EDI, EIP, EFLAGS = 1, 3, 6, 7, 16, 17
@@ -75,46 +71,53 @@ class Hardware:
             owed: 1/100 pages that it owes.
         """
         values = {EBX: index, ECX: pass_number, EDI: ticks, ESI: owed}
-        cpu = bytearray(self.payloads["cpu", 0])
-        for register, value in values.items():
-            _put(cpu, register, value)
-        self._put_at_rest(cpu, self.payloads["cpu_common", 0])
+        self._put_at_rest(values, self.payloads.get(CPU_COMMON, b""))
 
     def put_start(self) -> None:
         """The guest has not filled its pages yet: it begins anew where it is loaded."""
-        cpu = bytearray(self.payloads["cpu", 0])
-        _put(cpu, EIP, START_AT)
-        _put(cpu, EFLAGS, EFLAGS_CLI)
-        self._put_at_rest(cpu, RUNS)
+        self._put_at_rest({EIP: START_AT, EFLAGS: EFLAGS_CLI}, RUNS)
 
     def put_halted(self) -> None:
         """No guest is there: the CPU halts, and nothing wakes it."""
-        cpu = bytearray(self.payloads["cpu", 0])
-        _put(cpu, EFLAGS, EFLAGS_CLI)
-        self._put_at_rest(cpu, self.payloads["cpu_common", 0])
+        self._put_at_rest({EFLAGS: EFLAGS_CLI}, self.payloads.get(CPU_COMMON, b""))
 
-    def _put_at_rest(self, cpu: bytes | bytearray, cpu_common: bytes) -> None:
-        given = {("cpu", 0): bytes(cpu), ("cpu_common", 0): cpu_common}
-        for key in AT_REST:
-            if key in self.payloads:
-                load_payload(self._entry(*key), given.get(key, self.payloads[key]))
+    def _put_at_rest(self, registers: Mapping[int, int], cpu_common: bytes) -> None:
+        """Nothing of it is done to a machine whose CPU is not known."""
+        for key, payload in self.payloads.items():
+            if key == CPU:
+                payload = _with(payload, registers)
+            elif key == CPU_COMMON:
+                payload = cpu_common
+            entry = self._device(*key)
+            if key in AT_REST and entry is not None:
+                load_payload(entry, payload)
 
     @property
     def run_state(self) -> str | None:
         """The guest's, as the device state has it: `running`, `paused`, ...; None: it has none."""
-        entry = self.registry.find("globalstate", 0)
-        if entry is None:
+        entry = self._device(*GLOBAL_STATE)
+        if entry is None or _field(entry, "runstate") is None:
             return None
         return bytes(_get(entry, "runstate")).split(b"\0")[0].decode("latin-1")
 
     @run_state.setter
     def run_state(self, name: str) -> None:
-        entry = self.registry.find("globalstate", 0)
-        if entry is not None:
+        entry = self._device(*GLOBAL_STATE)
+        field = None if entry is None else _field(entry, "runstate")
+        if entry is not None and field is not None:
             text = name.encode() + b"\0"
             _set(entry, "size", len(text))
             # 100 bytes, and less since there are others behind them (8.2).
-            _set(entry, "runstate", text.ljust(_field(entry, "runstate").size, b"\0"))
+            _set(entry, "runstate", text.ljust(field.size, b"\0"))
+
+    def put_firmware(self, *, ran: bool) -> None:
+        """Have it that the firmware has read the ACPI tables, or has not since power-on.
+
+        Source: QEMU `hw/i386/acpi-build.c`, `acpi_build_update` and `acpi_build_reset`.
+        """
+        entry = self.registry.find("acpi_build", 0)
+        if entry is not None:
+            _set(entry, "patched", int(ran))
 
     def take_disk_out(self) -> None:
         """Have no disk at the first connector: it is as the others are."""
@@ -123,33 +126,41 @@ class Hardware:
                 drives = _get(entry, "bus[0].ifs")
                 _copy(drives[1], drives[0])
             elif entry.idstr.endswith("/ich9_ahci"):
-                ports = getattr(_get(entry, "ahci"), _path(_field(entry, "ahci").vmstate, "dev"))
+                inside = next(each.vmstate for each in _fields(entry) if each.name == "ahci")
+                assert inside is not None, "it is a struct"
+                ports = getattr(_get(entry, "ahci"), _path(inside.fields, "dev"))
                 _copy(ports[1], ports[0])
 
-    def _entry(self, idstr: str, instance_id: int) -> Entry:
-        entry = self.registry.find(idstr, instance_id)
-        assert entry is not None, f"every machine has {idstr}"
-        return entry
+    def _device(self, idstr: str, instance_id: int) -> Entry | None:
+        """The entry that is known by now, whatever the registry would make of the name."""
+        named = (each for each in self.registry if each.idstr == idstr)
+        return next((each for each in named if each.instance_id == instance_id), None)
 
 
-def at_rest(payloads: Mapping[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
+def at_rest(
+    registry: Registry, payloads: Mapping[tuple[str, int], bytes]
+) -> dict[tuple[str, int], bytes]:
     """Of devices that came at any moment, as they are when the guest of the testbed rests.
 
-    What a PC has for that is the same in all versions; another machine has nothing of it.
+    What a PC has for that is the same in all versions; of another machine nothing is known.
     """
-    found = {key: payload for key, payload in payloads.items() if key in AT_REST}
-    if ("cpu", 0) in found:
-        rests = {
-            (section.idstr, section.instance_id): section.payload
-            for section in read(MACHINES[0]).sections
-        }
-        cpu = bytearray(found["cpu", 0])
-        where = slice(EIP * REGISTER_BYTES, (EFLAGS + 1) * REGISTER_BYTES)
-        cpu[where] = rests["cpu", 0][where]
-        found["cpu", 0] = bytes(cpu)
-        for key in (("cpu_common", 0), ("i8259", 0), ("i8259", 1), ("serial", 0)):
-            if key in found and len(found[key]) == len(rests[key]):
-                found[key] = rests[key]
+    known = {(entry.idstr, entry.instance_id): entry for entry in registry}
+    names = [field.name for field in _fields(known.get(CPU))]
+    if names[:3] != ["env.regs", "env.eip", "env.eflags"]:
+        return {}
+    rests = {
+        (section.idstr, section.instance_id): section.payload
+        for section in read(MACHINES[0]).sections
+    }
+    where = slice(EIP * REGISTER_BYTES, (EFLAGS + 1) * REGISTER_BYTES)
+    cpu = bytearray(payloads[CPU])
+    cpu[where] = rests[CPU][where]
+    found = {CPU: bytes(cpu)}
+    for key in AT_REST:
+        same = key != CPU and len(payloads.get(key, b"")) == len(rests[key])
+        if same and _fields(known.get(key)):
+            # The APIC's addresses and identity are its own.
+            found[key] = payloads[key] if key == APIC else rests[key]
     return found
 
 
@@ -162,28 +173,33 @@ def load_payload(entry: Entry, payload: bytes) -> None:
     assert source.available == len(FOOTER), f"{entry.idstr} did not take all of its payload"
 
 
-def _put(payload: bytearray, number: int, value: int) -> None:
-    payload[number * REGISTER_BYTES : (number + 1) * REGISTER_BYTES] = value.to_bytes(
-        REGISTER_BYTES, "big"
-    )
+def _with(payload: bytes, registers: Mapping[int, int]) -> bytes:
+    """A CPU's payload with other registers, by their numbers."""
+    changed = bytearray(payload)
+    for number, value in registers.items():
+        at = number * REGISTER_BYTES
+        changed[at : at + REGISTER_BYTES] = value.to_bytes(REGISTER_BYTES, "big")
+    return bytes(changed)
 
 
-def _field(entry: Entry, name: str) -> Field:
-    assert entry.vmstate is not None, "devices of machines are declared"
-    return next(each for each in entry.vmstate.fields if each.name == name)
+def _fields(entry: Entry | None) -> tuple[Field, ...]:
+    return () if entry is None or entry.vmstate is None else entry.vmstate.fields
 
 
-def _path(vmstate: VmState | None, name: str) -> str:
-    assert vmstate is not None, "it is a struct"
-    return next(each.path for each in vmstate.fields if each.name == name)
+def _field(entry: Entry, name: str) -> Field | None:
+    return next((each for each in _fields(entry) if each.name == name), None)
+
+
+def _path(fields: Iterable[Field], name: str) -> str:
+    return next(each.path for each in fields if each.name == name)
 
 
 def _get(entry: Entry, name: str) -> Any:
-    return getattr(entry.state, _field(entry, name).path)
+    return getattr(entry.state, _path(_fields(entry), name))
 
 
 def _set(entry: Entry, name: str, value: Any) -> None:
-    setattr(entry.state, _field(entry, name).path, value)
+    setattr(entry.state, _path(_fields(entry), name), value)
 
 
 def _copy(one: SimpleNamespace, other: SimpleNamespace) -> None:

@@ -92,6 +92,7 @@ class Vm:
     def boot(self, image: bytes) -> None:
         """Power on with what the boot disk has, and run unless it is to wait."""
         self._image = image
+        self.hardware.put_firmware(ran=False)
         if self.status == "inmigrate":
             return
         self.guest.boot(image)
@@ -198,6 +199,8 @@ class Vm:
 
     def _store(self) -> None:
         """Have the devices hold what the guest and the machine are, just before they are saved."""
+        if self.guest.ran:
+            self.hardware.put_firmware(ran=True)
         at_rest = self.guest.registers() if self.guest.ran else None
         if at_rest is not None:
             self.hardware.put_registers(
@@ -244,6 +247,7 @@ class Vm:
 
     def reset(self) -> None:
         """`qemu_system_reset`: the guest begins anew, unless memory is loaded next."""
+        self.hardware.put_firmware(ran=False)
         self.guest.boot(self._image)
 
     def load_state(self, pieces: Iterator[bytes]) -> None:

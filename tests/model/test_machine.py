@@ -168,6 +168,13 @@ def test_firmware_is_told_of_memory_above_4_gib(machine, gib):
     assert int.from_bytes(cmos[0x5B:0x5E], "little") << 16 == (gib - low) << 30
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_firmware_that_has_not_run_has_patched_no_table(ran):
+    hardware = modelled("pc-i440fx-7.2")
+    hardware.put_firmware(ran=ran)
+    assert sections_of(written(hardware))[1]["acpi_build", 0] == bytes([ran])
+
+
 def written_devices(hardware):
     """All but the pages, of which there are too many."""
     return (
