@@ -55,9 +55,11 @@ class Adopting(Destination):
         profile = replace(hardware.profile, commands_end=CommandType.SWITCHOVER_START + 1)
         super().__init__(hardware.incoming, profile, can_answer=can_answer)
         self._hardware, self._learning = hardware, hardware.registry
+        self._learning.section_id_of = self._mis.section_id
         self._parser = MainChannel()
         self._held: bytearray | None = bytearray()  # until the head is whole
         self._elements: list[Element] = []
+        self._is_done = False
 
     def feed(self, data: bytes) -> list[Effect]:
         """Bytes came."""
@@ -77,9 +79,10 @@ class Adopting(Destination):
     def _loaded(self, data: bytes) -> list[Effect]:
         """Load bytes; once it is known what they are, be that."""
         effects = super().feed(data)
-        if self._learning.learned and not self._hardware.payloads:
+        if self._learning.learned and not self._is_done:
+            self._is_done = True
             self._hardware.outgoing.manner = self._learning.manner
-            self._hardware.payloads = at_rest(self._learning.learned)
+            self._hardware.payloads = at_rest(self._learning, self._learning.learned)
         return effects
 
     # The head

@@ -28,6 +28,7 @@ from testbed.vmstate import (
     fields,
     scalars,
 )
+from testbed.vmstate.declare import NAME_BYTES_MAX
 
 from .registry import Entry, Registry
 
@@ -205,7 +206,10 @@ class _Declarer:
         for sub in known:
             if not found[sub["vmsd_name"]]:
                 found[sub["vmsd_name"]].append(sub)
-        return {sub: subs for sub, subs in found.items() if "fields" in subs[0]}
+        found = {sub: subs for sub, subs in found.items() if "fields" in subs[0]}
+        if not all(_is_of(sub, name) for sub in found):
+            raise NotDeclarable  # it would not be loaded
+        return found
 
     def _subsection(self, nodes: Sequence[Json], name: str) -> VmState:
         made = self.vmstate(nodes, name)
@@ -256,6 +260,12 @@ class _Declarer:
         inner = replace(inner, pre_save=restore, post_load=keep)
         made = fields.tmp(inner, lambda: blank(inner))
         return replace(made, version_id=inner.version_id)
+
+
+def _is_of(sub: str, name: str) -> bool:
+    """Whether that can be a subsection of the VMSD of that name."""
+    is_longer = sub.startswith(name) and sub != name
+    return is_longer and len(sub.encode(errors="replace")) <= NAME_BYTES_MAX
 
 
 def _unconditional(nodes: Sequence[Json]) -> list[Json]:

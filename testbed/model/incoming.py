@@ -105,6 +105,10 @@ class MigrationIncoming:
         self._by_id[section_id] = entry, version_id
         self._by_entry[entry] = section_id, version_id
 
+    def section_id(self, entry: Entry) -> int:
+        """Of the START or FULL section of that entry that came last."""
+        return self._by_entry[entry][0]
+
     def begun_as(self, section_id: int) -> tuple[Entry, int] | None:
         """Whose PART or END section that is, and of which version; None: nobody's.
 

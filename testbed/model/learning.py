@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,14 +67,17 @@ class Learning(Registry):
     """Payloads as they came, by idstr and instance_id, once they are known."""
     manner: Manner = Manner.QEMU_7_2
     """Of the vmdesc that came."""
+    section_id_of: Callable[[Entry], int] = lambda entry: entry.section_id
+    """By which section_id an entry was begun."""
 
     def find(self, idstr: str, instance_id: int) -> Entry | None:
         """Whose section that is; of one that is not known yet, an entry that learns of it."""
         found = super(Learning, self).find(idstr, instance_id)
         if found is not None or self.learned or idstr in LIVE:
             return found
-        learner = _Learner(self, idstr, instance_id)
-        return Entry(idstr, instance_id, VERSION_MAX, 0, old_style=learner)
+        entry = Entry(idstr, instance_id, VERSION_MAX, 0)
+        entry.old_style = _Learner(self, entry, idstr, instance_id)
+        return entry
 
     def learn(self, sections: Sequence[Came], vmdesc: bytes) -> None:
         """Register what came, early sections first; `vmdesc` describes them in that order."""
@@ -108,6 +111,7 @@ class _Learner:
     """Loads the section from which on nothing is known, once all is."""
 
     registry: Learning
+    entry: Entry
     idstr: str
     instance_id: int
     described: Node | None = None
@@ -134,62 +138,64 @@ class _Learner:
             yield from entry.old_style.load(source, version_id)
 
     def _learn(self, source: Source, version_id: int) -> Story[bool]:
-        searched = 0
-        for _ in range(CANDIDATES_MAX):
-            eof_at, length = yield from _candidate(source, searched)
-            if eof_at < 0:
-                return False
-            text_at = eof_at + 1 + SECTION.size
-            if not (yield from _wait_for(source, text_at + length)):
-                return False
-            with source.in_hand() as view:
-                held = bytes(view[: text_at + length])
-            if self._fits(held, eof_at, held[text_at:], version_id):
-                return True
-            searched = eof_at + 1
-        return False
+        """Register all, if a vmdesc fits what comes before it; of several the last one in hand.
 
-    def _fits(self, held: bytes, eof_at: int, vmdesc: bytes, version_id: int) -> bool:
-        """Register all, if that vmdesc is the one of these bytes."""
-        index = len(self.registry.early)
+        What a payload imitates is in the middle of what is there, as a rule.
+        """
+        searched, found = 0, None
+        for _ in range(CANDIDATES_MAX):
+            while (place := _candidate(source, searched)) is None and found is None:
+                with source.in_hand() as view:
+                    size = len(view)
+                searched = max(searched, size - CANDIDATE_BYTES_MAX + 1)
+                if not (yield from _wait_for(source, size + 1)):
+                    return False
+            if place is None:
+                break
+            eof_at, end = place
+            searched = eof_at + 1
+            if not (yield from _wait_for(source, end)):
+                continue
+            with source.in_hand() as view:
+                held = bytes(view[:end])
+            found = self._fitting(held, eof_at, version_id) or found
+        if found is None:
+            return False
+        self.registry.learn(*found)
+        return True
+
+    def _fitting(
+        self, held: bytes, eof_at: int, version_id: int
+    ) -> tuple[list[Came], bytes] | None:
+        """The sections and their vmdesc, if those are what was held."""
+        early, vmdesc = self.registry.early, held[eof_at + 1 + SECTION.size :]
         try:
             devices = Layout.parse(vmdesc).devices
         except StreamError:
-            return False
-        if len(devices) <= index:
-            return False
-        footer = devices[index].size_bytes
-        mark = held[footer : footer + SECTION.size]
-        if len(mark) < SECTION.size:
-            return False
-        section_id = int.from_bytes(mark[1:], "big")
-        ids = section_id, self.idstr, self.instance_id, version_id
-        head = encode(SectionHeader(SectionType.FULL, *ids))
+            return None
+        ids = self.idstr, self.instance_id, version_id
+        section_id = self.registry.section_id_of(self.entry)
+        head = encode(SectionHeader(SectionType.FULL, section_id, *ids))
         data = head + held
-        cut = walk(data, devices[index:])
-        if len(cut) < len(devices) - index or cut[-1].end != len(head) + eof_at:
-            return False
-        came = [Came(each.header, data[each.payload : each.footer]) for each in cut]
-        early = zip(self.registry.early, devices[:index], strict=True)
-        if any(len(each.payload) != device.size_bytes for each, device in early):
-            return False
-        self.registry.learn(came, vmdesc)
-        return True
+        cut = walk(data, devices[len(early) :])
+        if not cut or len(early) + len(cut) < len(devices):
+            return None
+        sizes = [len(each.payload) for each in early]
+        is_exact = cut[-1].end == len(head) + eof_at
+        if not is_exact or sizes != [device.size_bytes for device in devices[: len(early)]]:
+            return None
+        return [Came(each.header, data[each.payload : each.footer]) for each in cut], vmdesc
 
 
-def _candidate(source: Source, searched: int) -> Story[tuple[int, int]]:
-    """Where, from `searched` on, EOF and a vmdesc of which length may stand; -1: nowhere."""
-    while True:
-        with source.in_hand() as view:
-            size = len(view)
-            found = CANDIDATE.search(view, searched)
-            place = (-1, 0) if found is None else (found.start(), int.from_bytes(found[1], "big"))
-            del found
-        if place[0] >= 0 and place[1] <= TEXT_BYTES_MAX:
-            return place
-        searched = max(searched, size - CANDIDATE_BYTES_MAX + 1) if place[0] < 0 else place[0] + 1
-        if place[0] < 0 and not (yield from _wait_for(source, size + 1)):
-            return -1, 0
+def _candidate(source: Source, searched: int) -> tuple[int, int] | None:
+    """Where in what is in hand, from `searched` on, EOF and a vmdesc may stand, and its end."""
+    with source.in_hand() as view:
+        while (found := CANDIDATE.search(view, searched)) is not None:
+            eof_at, length = found.start(), int.from_bytes(found[1], "big")
+            if length <= TEXT_BYTES_MAX:
+                return eof_at, eof_at + 1 + SECTION.size + length
+            searched = eof_at + 1
+    return None
 
 
 def _wait_for(source: Source, size_bytes: int) -> Story[bool]:
