@@ -78,8 +78,9 @@ def _check_length(mis: MigrationIncoming, kind: CommandType, length: int) -> Non
     if kind is CommandType.POSTCOPY_ADVISE:
         expected = mis.profile.advise_bytes
     if expected is not None and length != expected:
+        name = "(null)" if kind is CommandType.ENABLE_COLO else kind.name  # QEMU has none for it
         said = f"received with bad length - expecting {expected}, got {length}"
-        raise VmStateFailed(ERANGE, f"{kind.name} {said}")
+        raise VmStateFailed(ERANGE, f"{name} {said}")
 
 
 def _open_return_path(mis: MigrationIncoming) -> None:
