@@ -216,7 +216,7 @@ class RamSave:
 
     def _next_dirty(self) -> tuple[int, int] | None:
         index, page = self._next
-        for _ in range(len(self._blocks) + 1):
+        for _ in range(len(self._blocks) + 1 if self._blocks else 0):
             found = self._dirty[self._blocks[index]].find(1, page)
             if found >= 0:
                 return index, found

@@ -5,10 +5,10 @@ from machine_helpers import MAC, MEMORY_BYTES, modelled, sections_of
 
 from testbed.model.destination import Destination
 from testbed.model.effects import Became, Say
-from testbed.model.machine import MachineError, Nic, build, machine_help, machines, resolve
+from testbed.model.machine import MachineError, Nic, build, empty, machine_help, machines, resolve
 from testbed.model.profile import PROFILES
-from testbed.wire import build_section
-from testbed.wire.element import SectionType
+from testbed.wire import MainChannel, build_section
+from testbed.wire.element import RamBlock, SectionHeader, SectionType, VmDescription
 
 PIECE_BYTES = 1 << 20
 MACHINES = ["pc-i440fx-2.9", "pc-i440fx-7.2", "pc-q35-2.9", "pc-q35-7.2"]
@@ -182,3 +182,20 @@ def written_devices(hardware):
         + b"".join(hardware.outgoing.devices())
         + (hardware.outgoing.end())
     )
+
+
+def test_a_machine_of_nothing_sends_as_much():
+    """As `-M none` does: no block, no device."""
+    headers, blocks = [], []
+    hardware = empty(PROFILES["7.2"])
+    elements = MainChannel().feed(written(hardware))
+    for element in elements:
+        match element.value:
+            case SectionHeader(type=SectionType.FULL) as header:
+                headers.append(header)
+            case RamBlock() as block:
+                blocks.append(block)
+    assert (headers, blocks) == ([], [])
+    assert isinstance(elements[-1].value, VmDescription)
+    assert hardware.name == "none"
+    assert hardware.run_state is None
