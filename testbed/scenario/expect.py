@@ -115,8 +115,7 @@ class Expectations:
 
     def _side(self, side: str, expect: schema.SideExpectation, got: SideState) -> Iterator[Check]:
         if expect.status is not None:
-            last = got.status or (got.statuses[-1] if got.statuses else "none")
-            yield self._one_of((side, "status"), expect.status, last)
+            yield self._one_of((side, "status"), expect.status, got.last_status or "none")
         if expect.statuses is not None:
             shown = " ".join(got.statuses) or "none"
             passed = _in_order(expect.statuses, got.statuses)

@@ -34,6 +34,12 @@ class SideState:
     version: tuple[int, int, int] = (0, 0, 0)
 
     @property
+    def last_status(self) -> str | None:
+        """Its migration status, by its own account or, as a destination before 2.12 has none, by
+        the last of its events."""
+        return self.status or (self.statuses[-1] if self.statuses else None)
+
+    @property
     def running(self) -> bool:
         """True if it runs the guest."""
         return self.exit_status is None and self.run_state == "running"
@@ -65,11 +71,11 @@ class Attempt:
             return "split-brain"
         if self.hung:
             return "hang"
-        if destination.running or destination.status == "completed":
+        if destination.running or destination.last_status == "completed":
             return self._arrived()
         if source.running:
             return "failed-clean"
-        if {source.status, destination.status} == {"postcopy-paused"}:
+        if {source.last_status, destination.last_status} == {"postcopy-paused"}:
             return "paused-recoverable"
         if source.silent or destination.silent:
             return "unknown"
@@ -186,7 +192,7 @@ def both_running_s(log: Log) -> float:
 def disagreements(attempt: Attempt) -> Iterator[str]:
     """Where a side's exit status, QMP status and stderr contradict each other: invariant 2."""
     for side in (attempt.source, attempt.destination):
-        status = side.status or (side.statuses[-1] if side.statuses else None)
+        status = side.last_status
         failures = [line for line in side.stderr if LOAD_FAILED in line]
         if (side.exit_status or 0) > 0 and status == "completed":
             yield f"the {side.side} exited with {side.exit_status}, and QMP says completed"
