@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from testbed.wire import MainChannel
@@ -53,8 +53,8 @@ class Recording:
 
 def read(machine: str) -> Recording:
     """The recording of one of `MACHINES`."""
-    name = f"machines/{machine}.stream.xz"
-    return parse(lzma.decompress(files(__package__).joinpath(name).read_bytes()))
+    path = Path(__file__).with_name("machines") / f"{machine}.stream.xz"
+    return parse(lzma.decompress(path.read_bytes()))
 
 
 def parse(stream: bytes) -> Recording:
