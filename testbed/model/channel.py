@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from .allocator import keep_freed_memory
+
 READ_BYTES = 1 << 18
 """Read at once: small enough for the allocator to use the same memory again."""
 QUEUED_BYTES_HIGH = 1 << 20
@@ -47,6 +49,7 @@ class Channel:
         self._watched = self._waits_to_write = self._closes = self.closed = False
         for fd in self._descriptors:
             os.set_blocking(fd, False)
+        keep_freed_memory()
 
     @classmethod
     def over_socket(cls, connected: socket.socket) -> Channel:

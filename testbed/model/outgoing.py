@@ -7,7 +7,7 @@ Source: QEMU `migration/savevm.c`, `qemu_savevm_state_header` to `qemu_save_devi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
-from testbed.wire.structs import MAGIC, VERSION
+from testbed.wire.structs import MAGIC, SECTION, VERSION
 
 from .configuration import Configuration
 from .profile import Profile
@@ -107,13 +107,13 @@ class Outgoing:
         """END sections; on the way to postcopy of those alone that cannot go on in it."""
         for entry, live in self._live():
             if not (postcopy and live.postcopiable):
-                yield self._section(SectionType.END, entry, live.complete(postcopy=False))
+                yield from self._end(entry, live.complete(postcopy=False))
 
     def complete_postcopy(self) -> Iterator[bytes]:
         """END sections of what went on in postcopy, and EOF."""
         for entry, live in self._live():
             if live.postcopiable:
-                yield self._section(SectionType.END, entry, live.complete(postcopy=True))
+                yield from self._end(entry, live.complete(postcopy=True))
         yield encode(EndOfStream())
 
     def devices(self) -> Iterator[bytes]:
@@ -202,6 +202,13 @@ class Outgoing:
             for entry in self.registry
             if entry.live is not None and entry.live.is_active()
         ]
+
+    def _end(self, entry: Entry, payload: Iterable[bytes]) -> Iterator[bytes]:
+        """An END section, as it is made: it may be a good part of the guest's memory."""
+        yield SECTION.pack(SectionType.END, entry.section_id)
+        yield from payload
+        if self.has_footers:
+            yield SECTION.pack(SectionType.FOOTER, entry.section_id)
 
     def _section(self, kind: SectionType, entry: Entry, payload: bytes) -> bytes:
         return build_section(

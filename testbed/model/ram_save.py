@@ -8,6 +8,7 @@ Source: QEMU `migration/ram.c`, `ram_save_setup`, `ram_save_iterate`, `ram_save_
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from testbed.wire import build, encode, xbzrle
@@ -25,7 +26,7 @@ RUN_PAGES_MAX = 256
 """Pages that are sent at once: they fit into a cache, and nobody waits for them for long."""
 EOS = encode(RamMark(RamFlag.EOS))
 COMPLETE_BYTES = 1 << 20
-"""Of each step of the last stage, which sends all that is left."""
+"""Of each piece of the last stage, which sends all that is left: a third of a second's worth."""
 
 
 @dataclass(slots=True)
@@ -115,15 +116,18 @@ class RamSave:
         made.add(EOS)
         return made.whole(), not left
 
-    def complete(self, *, postcopy: bool) -> bytes:
-        """The payload of END: every page that is dirty."""
+    def complete(self, *, postcopy: bool) -> Iterator[bytes]:
+        """The payload of END, in pieces: every page that is dirty."""
         if not postcopy:
             self.sync()
-        made = Made()
-        while self._send_next(made, COMPLETE_BYTES, last_stage=True):
-            pass
-        made.add(EOS)
-        return made.whole()
+        left = True
+        while left:
+            made = Made()
+            while left and made.size_bytes < COMPLETE_BYTES:
+                most = COMPLETE_BYTES - made.size_bytes
+                left = self._send_next(made, most, last_stage=True)
+            yield made.whole()
+        yield EOS
 
     def pending_bytes(self, enough_bytes: float = math.inf) -> int:
         """All pages that are dirty now, those included that this pass does not know yet.

@@ -6,7 +6,7 @@ Source: QEMU `migration/savevm.c`, `SaveState` and `SaveStateEntry`, `register_s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,8 +57,8 @@ class Live(Protocol):
     def iterate(self, most_bytes: int) -> tuple[bytes, bool]:
         """The payload of a PART section, of about so many bytes; true if nothing is left."""
 
-    def complete(self, *, postcopy: bool) -> bytes:
-        """The payload of its END section: all that is left."""
+    def complete(self, *, postcopy: bool) -> Iterable[bytes]:
+        """The payload of its END section, in pieces: all that is left."""
 
     def pending_bytes(self, enough_bytes: float) -> int:
         """An estimate of what is left; it need not look closer if that is enough already."""

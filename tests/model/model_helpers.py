@@ -91,7 +91,7 @@ class Ram:
 
     def complete(self, *, postcopy):
         self.done.append("complete postcopy" if postcopy else "complete")
-        return EOS
+        return [EOS]
 
     def pending_bytes(self, _enough_bytes):
         return 1000 * self.rounds

@@ -74,7 +74,7 @@ def test_what_is_sent_does_not_depend_on_how_it_is_made(runs, most_bytes, host_p
         made.append(payload)
     assert made == one_by_one(kinds, most_bytes, host_pages)
     assert (ram.counters.duplicate, ram.counters.normal) == (kinds.count("z"), kinds.count("p"))
-    assert ram.complete(postcopy=False) == EOS
+    assert b"".join(ram.complete(postcopy=False)) == EOS
 
 
 RECORDS = st.lists(
@@ -141,7 +141,7 @@ def test_the_last_stage_sends_all_in_runs_of_bounded_length():
     ram = RamSave(memory, PROFILES["2.9"])
     ram.setup()
     expected = b"".join(record(number, "p", not number) for number in range(block.pages))
-    assert ram.complete(postcopy=False) == expected + EOS
+    assert b"".join(ram.complete(postcopy=False)) == expected + EOS
     assert ram.pending_bytes() == 0
 
 

@@ -264,7 +264,7 @@ def test_qemu_loads_what_the_model_saves(tmp_path):
         for number in range(100):
             memory.write(block, number * 3 * PAGE + turn, filled(turn + 1, 700 + number))
         payloads.append(ram.iterate(1 << 30)[0])
-    payloads.append(ram.complete(postcopy=False))
+    payloads.append(b"".join(ram.complete(postcopy=False)))
     assert ram.counters.xbzrle_pages
     kinds = [SectionType.START, *[SectionType.PART] * 3, SectionType.END]
     sections = (

@@ -34,7 +34,7 @@ class Recorded(Ram):
         return payload, done
 
     def complete(self, *, postcopy):
-        self.payloads.append(super().complete(postcopy=postcopy))
+        self.payloads.append(b"".join(super().complete(postcopy=postcopy)))
         return self.payloads[-1]
 
 
