@@ -164,6 +164,24 @@ class Guest:
             return self._fill(block, seen.parameters, now_s)
         return self._run(block, seen.parameters, seen.registers, now_s)
 
+    def place(self) -> None:
+        """Have in memory what the firmware will read from the disk: it may be sent before it runs.
+
+        Of what is no guest of the testbed nothing is placed.
+        """
+        block = self._memory.find(RAM)
+        if block is not None and block.used_bytes >= FIRST_PAGE * PAGE_BYTES and self._is_ours:
+            self._memory.write(block, IMAGE_AT, self._disk)
+
+    @property
+    def begins(self) -> bool:
+        """It is in memory, and its pages are not filled: who loads it has to begin anew."""
+        block = self._memory.find(RAM)
+        if block is None or (self._is_halted and not self._boots):
+            return False
+        seen = self._look(block)
+        return isinstance(seen, _Seen) and seen.registers is None
+
     def registers(self) -> Registers | None:
         """The CPU's, with the guest at rest in its loop; None: it is not there."""
         block = self._memory.find(RAM)
@@ -186,7 +204,7 @@ class Guest:
         """The firmware's work, and the image's up to the first thing that it says."""
         self.ran = True
         boots = self._disk[SECTOR_BYTES - len(SIGNATURE) : SECTOR_BYTES] == SIGNATURE
-        is_guest = self._disk[PARAMETERS_AT:].startswith(MAGIC) and len(self._disk) == IMAGE_BYTES
+        is_guest = self._is_ours
         image = self._disk if is_guest else self._disk[:SECTOR_BYTES]
         if not boots or block.used_bytes < FIRST_PAGE * PAGE_BYTES:
             return self._halt()
@@ -199,6 +217,10 @@ class Guest:
             return self._halt()
         self._boots, self.next_at_s = False, now_s
         return Turn(STARTED)
+
+    @property
+    def _is_ours(self) -> bool:
+        return self._disk[PARAMETERS_AT:].startswith(MAGIC) and len(self._disk) == IMAGE_BYTES
 
     def _look(self, block: Block) -> _Seen | Missing | None:
         """What is in memory; None: no guest of ours, or one that cannot go on."""

@@ -98,6 +98,8 @@ class Vm:
         self.guest.boot(image)
         if self.autostart:
             self.start()
+        else:
+            self.guest.place()
 
     def start(self) -> None:
         """`vm_start`: emits `RESUME` if the guest did not run."""
@@ -201,13 +203,16 @@ class Vm:
         """Have the devices hold what the guest and the machine are, just before they are saved."""
         if self.guest.ran:
             self.hardware.put_firmware(ran=True)
-        at_rest = self.guest.registers() if self.guest.ran else None
+        guest, hardware = self.guest, self.hardware
+        at_rest = guest.registers() if guest.ran else None
         if at_rest is not None:
-            self.hardware.put_registers(
-                at_rest.index, at_rest.pass_number, at_rest.ticks, at_rest.owed
-            )
+            hardware.put_registers(at_rest.index, at_rest.pass_number, at_rest.ticks, at_rest.owed)
+        elif guest.begins:
+            hardware.put_start()
+        elif guest.ran:
+            hardware.put_halted()
         stopped_for_it = self.status in TO_BE_SAVED
-        self.hardware.run_state = self._run_state if stopped_for_it else self.status
+        hardware.run_state = self._run_state if stopped_for_it else self.status
 
     def loaded(self, *, heeds_run_state: bool = True) -> None:
         """What a migration brought is there: run, if it ran there and is to run here."""
