@@ -124,8 +124,9 @@ class Inbound:
 
     def _came(self, data: bytes) -> None:
         assert self._destination is not None
+        waited = self.status is Status.POSTCOPY_ACTIVE
         self._do(self._destination.feed(data))
-        if self.status is Status.POSTCOPY_ACTIVE:
+        if waited:
             self._vm.run_guest()  # if it waits for a page, that may have come
 
     def _ended(self) -> None:
