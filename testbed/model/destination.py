@@ -101,7 +101,8 @@ class Destination:
         advised = mis.postcopy is PostcopyState.ADVISE
         if ret < 0:
             mis.say(f"load of migration failed: {os.strerror(-ret)}")
-            mis.become(Status.FAILED)
+            if mis.status is Status.ACTIVE:  # in a package it is beyond that, and stays it
+                mis.become(Status.FAILED)
             mis.effects.append(Exit(EXIT_FAILURE))
             return
         if advised:

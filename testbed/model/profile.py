@@ -15,6 +15,8 @@ class Profile:
     version: tuple[int, int, int]  # as QMP's greeting says it
     commands_end: int
     """The first command that is unknown: `MIG_CMD_MAX`."""
+    messages_end: int
+    """The first message of the return path that is unknown: `MIG_RP_MSG_MAX`."""
     advise_bytes: int | None
     """Length of POSTCOPY_ADVISE; None: of any length, and checked by its handler."""
     package_bytes_max: int
@@ -27,6 +29,9 @@ class Profile:
     section_id that came remembers its entry."""
     tells_write_errors: bool
     """The source says whose section could not be written, and why; or only that it failed."""
+    footer_waits: bool
+    """RAM is flushed where its PART ends, and the footer behind it goes out with what comes next:
+    while the source waits, the destination waits at the footer."""
     closes_with_shut: bool
     """SHUT is sent whenever the incoming state is torn down, not only after postcopy."""
     setup_advice: str
@@ -54,12 +59,14 @@ PROFILES = {
             name="2.9",
             version=(2, 9, 0),
             commands_end=8,
+            messages_end=5,
             advise_bytes=16,
             package_bytes_max=1 << 24,
             notices_short_reads=False,
             pauses=False,
             ids_are_of_entries=False,
             tells_write_errors=False,
+            footer_waits=False,
             closes_with_shut=False,
             setup_advice="",
             lists_page_sizes=False,
@@ -74,12 +81,14 @@ PROFILES = {
             name="7.2",
             version=(7, 2, 22),
             commands_end=11,
+            messages_end=7,
             advise_bytes=None,
             package_bytes_max=(1 << 32) - 1,
             notices_short_reads=True,
             pauses=True,
             ids_are_of_entries=True,
             tells_write_errors=True,
+            footer_waits=True,
             closes_with_shut=True,
             setup_advice=(
                 ". Make sure that your current VM setup matches your saved VM setup, "

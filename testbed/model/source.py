@@ -16,7 +16,7 @@ from testbed.wire import ReturnPath, build, encode
 from testbed.wire.element import Command, CommandType, Element, Message, MessageType, Opaque
 
 from .effects import Became, Effect, HangUp, ResumeGuest, Say, Send, Status, StopGuest
-from .messages import wrong_message
+from .messages import wrong_bytes, wrong_message
 from .outgoing import Outgoing
 from .profile import Profile
 from .registry import Entry
@@ -27,6 +27,7 @@ TURN_BYTES_MAX = 1 << 20
 """Of one turn: whoever drives it must get to do something else between two of them."""
 URGENT_BYTES = 1
 """Of a turn for pages that were asked for: the first host page of them is sent whole."""
+FOOTER_BYTES = 5
 EIO = -errno.EIO
 
 
@@ -84,7 +85,9 @@ class Source:
         self._failed = 0  # -errno of the connection
         self._iterated: Entry | None = None  # whose section the last turn wrote
         self._waited = False  # the turn before it was one too many for the rate limit
+        self._footer = b""  # of the last PART, which goes out with what comes next
         self._guest_stopped = False
+        self._starting = False  # the last turn switched to postcopy
         self._written = False  # EOF went out: only the answer is missing
         self._window_began_s = 0.0
         self._window_bytes = 0
@@ -121,6 +124,7 @@ class Source:
         self._send(self._machine.header())
         if self.has_return_path:
             self._back = ReturnPath()
+            self._back.has_bitmaps = False
             self._send(encode(Command(CommandType.OPEN_RETURN_PATH, b"")))
             self._send(encode(build.ping(1)))
         if self.parameters.postcopy:
@@ -132,6 +136,7 @@ class Source:
 
     def advance(self, now_s: float) -> list[Effect]:
         """One turn of the migration thread, once `next_at_s` has come."""
+        self._starting = False
         self._new_window(now_s)
         if self._failed:
             self._detect()
@@ -152,8 +157,10 @@ class Source:
 
     def back_ended(self) -> list[Effect]:
         """The return path ended."""
-        if self._back is not None and self._shut is None:
-            self._bad_return_path()
+        if self._back is not None and self._shut is None and not self._back_failed:
+            self._take_messages(self._back.end())
+            if not self._back_failed:
+                self._bad_return_path()
         return self._taken()
 
     def write_failed(self, error: int, said: str, *, channel: str = "socket") -> list[Effect]:
@@ -189,6 +196,7 @@ class Source:
         assert self.status is Status.POSTCOPY_PAUSED, "`migrate` with resume asks for the status"
         self._failed, self._back_failed, self._back = 0, False, ReturnPath()
         self._shut = self._iterated = None
+        self._footer = b""
         self._become(Status.POSTCOPY_RECOVER)
         asked = self._requests.requests_bitmaps()
         self._bitmaps_left = len(asked)
@@ -218,7 +226,7 @@ class Source:
             # a link that was lost meanwhile is noticed by the footer, and no entry is named.
             self._iterated = None if self._waited else self._machine.iterated
             self._waited = False
-            self._send(sections)
+            self._send_but_footer(sections)
         self.next_at_s = now_s
 
     def _new_window(self, now_s: float) -> None:
@@ -273,16 +281,30 @@ class Source:
         size = int.from_bytes(package[5:9], "big")
         if size > self._profile.package_bytes_max:
             line = f"qemu_savevm_send_packaged: Unreasonably large packaged state: {size}"
-            self._effects.append(Say(line))
-            self._fail()
+            self._not_started(line)
             return
         self._send(package)
         self._send(encode(build.ping(4)))
+        self._starting = True
+
+    def _not_started(self, why: str) -> None:
+        """The switch to postcopy failed, which is no pause. In 2.9 the guest goes on here, as
+        nothing had yet been noted as postcopy; in 7.2 it stays stopped."""
+        self._effects.append(Say(why))
+        if self._profile.pauses:
+            self._effects.append(Say("migration_iteration_run: postcopy failed to start"))
+            self._fail()
+        else:
+            self._become(Status.FAILED)
+            self._stay()
 
     # Failure
 
     def _write_failed(self, error: int, said: str, channel: str = "socket") -> None:
         self._failed = error
+        if self._starting and self.status is Status.POSTCOPY_ACTIVE:
+            self._not_started("postcopy_start: Migration stream errored")
+            return
         if self._profile.tells_write_errors:
             self.error_desc = f"Unable to write to {channel}: {said}"
             if self._iterated is not None:
@@ -339,12 +361,12 @@ class Source:
                 case Message() as message:
                     self._message(message)
                 case Opaque():
-                    self._bad_return_path()
+                    self._bad_return_path(wrong_bytes(element.raw, self._profile))
 
     def _message(self, message: Message) -> None:
-        wrong = wrong_message(message)
+        wrong = wrong_message(message, self._profile)
         if wrong is not None:
-            self._bad_return_path(f"RP: {wrong}")
+            self._bad_return_path(wrong)
             return
         value = int.from_bytes(message.payload[:4], "big")
         match message.type:
@@ -392,6 +414,8 @@ class Source:
         if value != 1:
             self._bad_return_path(f"migrate_handle_rp_resume_ack: illegal resume_ack value {value}")
             return
+        assert self._back is not None
+        self._back.has_bitmaps = False
         self._become(Status.POSTCOPY_ACTIVE)
 
     def _bad_return_path(self, line: str | None = None) -> None:
@@ -416,7 +440,14 @@ class Source:
     def _send(self, data: bytes) -> None:
         if data:
             self._window_bytes += len(data)
-            self._effects.append(Send(data))
+            self._effects.append(Send(self._footer + data))
+            self._footer = b""
+
+    def _send_but_footer(self, sections: bytes) -> None:
+        size = FOOTER_BYTES if self._profile.footer_waits and self._machine.has_footers else 0
+        self._send(sections[: len(sections) - size])
+        self._footer = sections[len(sections) - size :]
+        self._window_bytes += len(self._footer)
 
     def _send_all(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:

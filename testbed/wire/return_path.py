@@ -26,6 +26,9 @@ class ReturnPath(Channel):
     """
 
     def __init__(self) -> None:
+        self.has_bitmaps = True
+        """RECV_BITMAP has one behind it. A source that is in no recovery refuses the message, and
+        does not look at what follows."""
         self._tally = Tally()
         super().__init__()
 
@@ -52,7 +55,7 @@ class ReturnPath(Channel):
         payload = yield from reader.peek(length, inside, skip=MESSAGE.size)
         bitmap = b""
         bits = -1
-        if kind == MessageType.RECV_BITMAP:
+        if kind == MessageType.RECV_BITMAP and self.has_bitmaps:
             bitmap = yield from self._bitmap(MESSAGE.size + length)
             bits = len(bitmap) - 2 * U64.size
         message = Message(kind, payload, bitmap)

@@ -316,7 +316,9 @@ def test_what_is_refused_and_in_which_words(profile, stream, said, said_by_7_2):
     bed = Bed(profile).feed(stream, end=True)
     assert bed.said == (said_by_7_2 if profile == "7.2" and said_by_7_2 else said)
     assert bed.exit_status == 1
-    assert bed.statuses[-1] == "failed"
+    # Once it listens, what goes wrong in the package ends the process without another status.
+    assert bed.statuses[-1] in ("failed", "postcopy-active")
+    assert ("failed" in bed.statuses) is ("postcopy-active" not in bed.statuses)
     assert bed.runs == 0
     assert bed.feed(b"more").exit_status == 1
 
@@ -475,6 +477,14 @@ def test_a_state_that_was_set_before_it_was_checked_ends_it(then):
     assert bed.statuses[-1] == "failed"
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_package_that_is_wrong_behind_listen_ends_it_without_a_status(profile):
+    bed = Bed(profile).feed(TO_POSTCOPY + DISCARD + packaged(LISTEN, build_command(99)))
+    assert bed.said[-1] == "load of migration failed: Invalid argument"
+    assert bed.statuses == ["active", "postcopy-active"]
+    assert bed.exit_status == 1
+
+
 def test_before_there_was_recovery_it_is_the_end():
     bed = Bed("2.9").feed(RUNNING + ram()[:-2], end=True)
     assert bed.said[-1] == "postcopy_ram_listen_thread: loadvm failed: -22"
@@ -558,7 +568,10 @@ def test_any_damage_ends_in_a_state_and_at_most_one_exit(profile, stream, data):
     bed = Bed(profile).feed(stream[:at] + new + stream[at + cut :], end=True)
     assert bed.runs <= 1
     last = bed.statuses[-1]
-    assert (last == "failed") is (bed.exit_status == 1)
+    if last == "postcopy-active" and bed.exit_status == 1:
+        assert bed.said[-1].startswith("load of migration failed: ")  # in the package
+    else:
+        assert (last == "failed") is (bed.exit_status == 1)
     assert last in {"completed", "failed", "postcopy-paused", "active", "postcopy-active"}
     if last == "active":  # DISCARD without LISTEN waits for ever
         assert bed.destination.postcopy is PostcopyState.DISCARD

@@ -151,6 +151,13 @@ MESSAGES = [
         "0004 0001 00",
         "RP: Received 'REQ_PAGES' message (0x0004) withincorrect length 1 expecting 12",
     ),
+    (
+        "0003 0201" + "00" * 513,
+        "RP: Received 'REQ_PAGES_ID' message (0x0003) withincorrect length 513 expecting "
+        "18446744073709551615",
+    ),
+    ("0005 0000", "source_return_path_thread: missing block name"),
+    ("0005 0003 02 7063 0002", "ram_dirty_bitmap_reload: incorrect state active"),
     ("0001 0004 00000001", "RP: Sibling indicated error 1"),
     ("0003 000f 0000000000003000 00001000 02 7063", "ram_save_queue_pages no block 'pc'"),
     (
@@ -168,6 +175,32 @@ def test_what_a_destination_may_not_say(message, said):
     assert pair.said == [said]
     pair.go_on()
     assert pair.statuses[-1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("0002 0004 0000", ["RP: Failed reading data for message 0x0002 read 2 expected 4"]),
+        ("0002 00", []),
+        ("", []),
+    ],
+)
+def test_a_return_path_that_is_cut(message, said):
+    pair = Pair()
+    pair._do(pair.source.begin(0.0))
+    pair._do(pair.source.back(bytes.fromhex(message)))
+    assert pair.said == []
+    pair._do(pair.source.back_ended())
+    assert pair.said == said
+    pair.go_on()
+    assert pair.statuses[-1] == "failed"
+
+
+def test_before_there_was_recovery_its_messages_are_unknown():
+    pair = Pair("2.9", postcopy=True)
+    pair._do(pair.source.begin(0.0))
+    pair._do(pair.source.back(bytes.fromhex("0005 0000")))
+    assert pair.said == ["RP: Received invalid message 0x0005 length 0x0000"]
 
 
 def test_device_state_alone_and_a_whole_machine_to_a_file():

@@ -50,6 +50,10 @@ class Turns:
         return [effect for effect in self.effects if isinstance(effect, kind)]
 
     @property
+    def sent(self):
+        return b"".join(effect.data for effect in self.of(Send))
+
+    @property
     def said(self):
         return [effect.line for effect in self.of(Say)]
 
@@ -79,6 +83,37 @@ def test_behind_a_rate_limit_a_footer_is_what_cannot_be_written():
     turns = Turns(bytes_per_s=300, rounds=9).turn()
     assert turns.source.next_at_s == pytest.approx(WINDOW_S)
     assert turns.turn().breaks().said == [PIPE]
+
+
+FOOTER = bytes.fromhex("7e 00000001")  # of RAM, the second entry of the small machine
+
+
+def test_while_the_source_waits_the_footer_of_ram_has_not_gone_out():
+    turns = Turns(bytes_per_s=300, rounds=9).turn(2)
+    whole = Turns(rounds=9).until_written().sent
+    assert whole.startswith(turns.sent + FOOTER)
+    turns.turn(2)
+    assert whole.startswith(turns.sent + FOOTER)
+    assert turns.sent.count(FOOTER) == 2  # of START, and of the first PART
+
+
+def test_before_there_was_a_flush_a_section_goes_out_with_its_footer():
+    turns = Turns("2.9", bytes_per_s=300, rounds=9).turn(2)
+    assert turns.sent.endswith(FOOTER)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_switch_to_postcopy_that_cannot_be_written_is_a_failure(profile):
+    turns = Turns(profile, postcopy=True, rounds=9)
+    turns.source.start_postcopy_at_once = True
+    turns.turn().breaks()
+    assert turns.statuses == ["setup", "active", "postcopy-active", "failed"]
+    said = ["postcopy_start: Migration stream errored"]
+    if profile == "7.2":
+        said.append("migration_iteration_run: postcopy failed to start")
+    assert turns.said == said
+    assert bool(turns.of(ResumeGuest)) is (profile == "2.9")
+    assert len(turns.of(HangUp)) == 1
 
 
 @pytest.mark.parametrize("profile", PROFILES)
