@@ -12,6 +12,7 @@ There is no vmdesc in postcopy, and none with `suppress-vmdesc=on`: such a machi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
 
@@ -153,5 +154,6 @@ def _add(memory: Memory, blocks: Sequence[RamBlock]) -> None:
             added[block.idstr] = used_bytes, most_bytes
     if sum(most for _, most in added.values()) > MEMORY_BYTES_MAX:
         return
-    for idstr, (used_bytes, max_bytes) in reversed(added.items()):
-        memory.add(idstr, used_bytes, max_bytes=max_bytes)
+    with suppress(OSError):  # the host may have less
+        for idstr, (used_bytes, max_bytes) in reversed(added.items()):
+            memory.add(idstr, used_bytes, max_bytes=max_bytes)

@@ -7,7 +7,7 @@ from model_helpers import EOS, OPEN, head, ping, ram
 from ram_helpers import named, word
 from wire_helpers import recorded
 
-from testbed.model import adopting, learning
+from testbed.model import adopting, learning, memory
 from testbed.model.adopting import Adopting
 from testbed.model.described import Sized
 from testbed.model.effects import Became, Exit, Say, Send
@@ -270,6 +270,16 @@ def test_a_stream_that_is_cut_is_refused_at_its_end(cut):
     _, core, effects = adopted(SMALL[:cut])
     assert core.status == "failed"
     assert effects[-1] == Exit(1)
+
+
+def test_memory_that_the_host_does_not_have_is_refused(monkeypatch):
+    def mmap(*_arguments, **_keywords):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory, "mmap", mmap)
+    _, core, effects = adopted(SMALL)
+    assert core.exited
+    assert said(effects)[0] == 'Unknown ramblock "pc.ram", cannot accept migration'
 
 
 def test_a_phase_without_an_end_is_given_up(monkeypatch):
