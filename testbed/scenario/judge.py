@@ -71,15 +71,18 @@ class Attempt:
             return "split-brain"
         if self.hung:
             return "hang"
-        if destination.running or destination.last_status == "completed":
+        # A destination that has paused may run on until it misses a page, and has not arrived.
+        paused = destination.last_status == "postcopy-paused" and not source.running
+        if not paused and (destination.running or destination.last_status == "completed"):
             return self._arrived()
         if source.running:
             return "failed-clean"
-        if {source.last_status, destination.last_status} == {"postcopy-paused"}:
-            return "paused-recoverable"
         if source.silent or destination.silent:
             return "unknown"
-        return "source-lost" if source.exit_status is not None else "guest-lost"
+        if source.exit_status is not None:
+            return "source-lost"
+        both = paused and source.last_status == "postcopy-paused"
+        return "paused-recoverable" if both else "guest-lost"
 
     def _arrived(self) -> str:
         if self.source.running:

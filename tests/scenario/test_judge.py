@@ -18,6 +18,8 @@ from judge_helpers import (
 from testbed.log import Event, Log
 from testbed.scenario.judge import attempts, both_running_s, early_frames
 
+FAILED = {"run_state": "postmigrate", "status": "failed"}
+
 ENDS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("the destination runs", STOPPED, RUNS, "completed"),
     ("a destination that stays paused has it", STOPPED, {"status": "completed"}, "completed"),
@@ -25,6 +27,10 @@ ENDS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("the source runs on", RUNS, EXITED, "failed-clean"),
     ("the source runs on, the other is there", RUNS, {"run_state": "inmigrate"}, "failed-clean"),
     ("both paused", PAUSED, PAUSED, "paused-recoverable"),
+    ("both paused, no page missed yet", PAUSED, {**PAUSED, **RUNS}, "paused-recoverable"),
+    ("a source that knows no pause", FAILED, {**PAUSED, **RUNS}, "guest-lost"),
+    ("a destination that knows no pause", PAUSED, EXITED, "guest-lost"),
+    ("a pause whose source has gone", EXITED, {**PAUSED, **RUNS}, "source-lost"),
     ("the source is gone", EXITED, {"run_state": "inmigrate"}, "source-lost"),
     ("both are gone", EXITED, EXITED, "source-lost"),
     ("both run", RUNS, RUNS, "split-brain"),
@@ -63,6 +69,12 @@ def test_two_running_guests_are_worse_than_a_hang() -> None:
 def test_a_postcopy_that_was_paused_has_recovered() -> None:
     run = Run().begin().says("destination", "active", "postcopy-paused", "completed")
     assert verdicts(run.end(STOPPED, RUNS)) == ["recovered"]
+
+
+def test_a_destination_that_has_only_events_tells_its_status_by_them() -> None:
+    """`query-migrate` of a destination before 2.12 says nothing."""
+    run = Run().begin().says("destination", "active", "completed")
+    assert verdicts(run.end(STOPPED, {"run_state": "paused"})) == ["completed"]
 
 
 def test_a_guest_that_arrived_changed_is_corrupt() -> None:
