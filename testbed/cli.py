@@ -289,7 +289,9 @@ def dump_layout_command(files: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT...]")
 def model_command(arguments: tuple[str, ...]) -> None:
     """Run the model of a QEMU, with QEMU's own arguments; --profile says which version."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "testbed.model", *arguments])  # noqa: S606 - as the user's own shell would
+    from testbed.endpoint.program import MODEL_COMMAND
+
+    os.execv(MODEL_COMMAND[0], [*MODEL_COMMAND, *arguments])  # noqa: S606 - no shell is meant
 
 
 def _loaded(paths: Sequence[Path]) -> list[Scenario]:

@@ -16,6 +16,8 @@ MODEL, QEMU = "model", "qemu"
 KINDS = (MODEL, QEMU)
 DEFAULT_PROFILE = "7.2"
 DEFAULT_QEMU = ("qemu-system-x86_64",)
+MODEL_COMMAND = (sys.executable, "-P", "-m", "testbed.model")
+"""-P: no module in the user's working directory takes the place of one of ours."""
 
 ALIASES = {"pc": "pc-i440fx", "q35": "pc-q35"}
 """Machine types that mean another one in each version (QEMU `hw/i386/pc_piix.c`, `pc_q35.c`)."""
@@ -46,8 +48,7 @@ def model(profile: str = DEFAULT_PROFILE) -> Program:
         profile: a key of `PROFILES`.
     """
     assert profile in PROFILES
-    # -P: no module in the user's working directory takes the place of one of ours.
-    return Program((sys.executable, "-P", "-m", "testbed.model", "--profile", profile), profile)
+    return Program((*MODEL_COMMAND, "--profile", profile), profile)
 
 
 def common_machine(machine: str, source: Program, destination: Program) -> str:

@@ -87,6 +87,7 @@ class Lab:
         self._parameters: Mapping[str, Any] = {}
         self._probe: Probe | None = None
         self._saved: dict[Qemu, SavedState] = {}
+        self._stopped: list[Qemu] = []  # to be looked at
         self._source_stopped_at: float | None = None
 
     @classmethod
@@ -329,11 +330,24 @@ class Lab:
         """
         if end not in self._saved:
             try:
+                runs = await end.run_state() == "running"
                 self._saved[end] = await read_saved(end.save_again())
+                if runs:
+                    self._stopped.append(end)
             except (EndpointError, QmpRefused, SavedStateError, OSError) as error:
                 self._log.write(end.side, "save-failed", error=str(error))
                 return
         check(end, self._saved[end])
+
+    async def wake(self) -> None:
+        """Let guests run on that were stopped only to be looked at.
+
+        Raises:
+            QmpRefused: an endpoint refused.
+        """
+        for end in self._stopped:
+            if end.exit_status is None:
+                await end.command("cont")
 
     def check_memory(self, end: Qemu, saved: SavedState) -> None:
         """Check each page of the guest's working set against the rule it stamps them by."""

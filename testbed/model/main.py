@@ -50,6 +50,8 @@ A work-alike of QEMU for migration: it takes the options of qemu-system-x86_64 t
 
   -profile 2.9|7.2      as which QEMU it behaves (default 7.2)
   -machine|-M NAME      the machine; -machine help lists them
+  -machine none -incoming URI|defer -S
+                        a relay: becomes whatever machine comes in, and can be sent on
   -m SIZE -smp N        its memory and CPUs
   -drive/-device ide-hd its disks: raw files, or images of the model's own (testbed.model.img)
   -netdev tap,fd=N -device virtio-net-pci
@@ -136,6 +138,10 @@ async def _run(line: CommandLine, profile: Profile) -> int:
 
 def _hardware(line: CommandLine, profile: Profile) -> Hardware:
     """The machine of the command line, powered off."""
+    if line.machine == "none":
+        for option in (*line.devices, *line.drives):
+            raise option.refused("machine `none` has no place for it: it becomes what comes in")
+        return machine.empty(profile)
     nics: list[machine.Nic] = []
     for device in _nic_devices(line):
         if device.first != machine.NIC_MODEL:

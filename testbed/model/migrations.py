@@ -14,10 +14,12 @@ from typing import BinaryIO
 
 from testbed.vmstate import VmStateFailed
 
+from .adopting import Adopting
 from .announce import AnnounceParameters
 from .destination import Destination
 from .effects import Status
 from .inbound import Inbound
+from .learning import Learning
 from .migration_info import MigrationInfo, RamInfo, XbzrleInfo
 from .outbound import Outbound
 from .profile import Profile
@@ -233,7 +235,10 @@ class VmMigrations:
 
     def _destination(self) -> Destination:
         self._configure()
-        return Destination(self._vm.hardware.incoming, self._profile)
+        hardware = self._vm.hardware
+        if isinstance(hardware.registry, Learning):
+            return Adopting(hardware)
+        return Destination(hardware.incoming, self._profile)
 
     def _announce_loaded(self) -> None:
         """Announce the guest that was loaded, by the parameters."""

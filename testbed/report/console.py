@@ -114,6 +114,9 @@ class Console:
             "  one of its hosts: ... nsenter --net=/dev/shm/testbed/NAME "
             "(source, proxy, destination, switch, client)"
         )
+        self._rich.print(
+            "  a model's guest answers: ... nsenter --net=/dev/shm/testbed/client ping 10.99.0.2"
+        )
         self._rich.print(f"end it:   kill {pid}")
 
     def ended(self, result: Result, *, told: bool = False) -> None:

@@ -117,6 +117,7 @@ async def play(
         await lab.configure(played.capabilities, played.parameters)
         await Play(played, lab, log).run()
         if hold is not None:
+            await lab.wake()
             list(lab.net.pin(FOLDER))
             await hold()
 

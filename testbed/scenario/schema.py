@@ -25,7 +25,9 @@ from .model import (
 )
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import CommandName, FaultModel, MessageName, SectionKind
-from .units import ByVersion, Duration, Size, SomeTime, Version, VersionRange
+from .units import ByVersion, Duration, Range, Size, SomeTime, VersionRange
+from .when import When as When  # what plays a scenario asks it
+from .when import WhenSaid
 
 Verdict = Literal[
     "completed",
@@ -47,11 +49,6 @@ def _regex(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}{got(value)}") from error
-    return value
-
-
-def _range(value: str) -> str:
-    VersionRange.parse(value)
     return value
 
 
@@ -81,7 +78,6 @@ def _mac(value: str) -> str:
 
 
 Regex = Annotated[str, AfterValidator(_regex)]
-Range = Annotated[str, AfterValidator(_range)]
 RegexByVersion = Annotated[ByVersion, BeforeValidator(_by_version)]
 OneOrMore = BeforeValidator(listed)
 Statuses = Annotated[list[MigrationStatus], OneOrMore, Field(min_length=1)]
@@ -363,32 +359,10 @@ class Expect(Model):
 # Versions
 
 
-def _some_version(when: When) -> When:
-    if not any((when.source, when.destination, when.either)):
-        raise ValueError("say for which versions: `source`, `destination` or `either`")
-    return when
-
-
-class When(Model):
-    """The versions that a variant is for: all that is said must be so."""
-
-    source: Range | None = None
-    destination: Range | None = None
-    either: Range | None = None
-
-    def holds(self, source: Version, destination: Version) -> bool:
-        """True if it speaks of a source and a destination of these versions."""
-        sides = ((self.source, (source,)), (self.destination, (destination,)))
-        return all(
-            text is None or any(VersionRange.parse(text).matches(each) for each in versions)
-            for text, versions in (*sides, (self.either, (source, destination)))
-        )
-
-
 class VariantModel(Model):
     """What is otherwise between certain versions; `variants.py` puts it in place."""
 
-    when: Annotated[When, AfterValidator(_some_version)]
+    when: WhenSaid
     capabilities: dict[Hyphened, bool | None] = Field(default_factory=dict)
     parameters: dict[Hyphened, Any] = Field(default_factory=dict)
     steps: list[Step] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 SHOWN_MAX = 60
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
@@ -159,6 +159,13 @@ def _holds(version: Version, sign: str, bound: tuple[int, ...]) -> bool:
     return series == bound
 
 
+def _range(value: str) -> str:
+    VersionRange.parse(value)
+    return value
+
+
+Range = Annotated[str, AfterValidator(_range)]
+"""The text of a `VersionRange`."""
 ByVersion = str | None | Mapping[str, str | None]
 """A text for all versions, or one for each range of versions; None: no text is expected."""
 

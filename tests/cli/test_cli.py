@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,27 @@ def test_an_option_that_makes_no_sense_is_said_before_anything_runs(
 
 def test_an_unknown_command_is_usage() -> None:
     assert command("frobnicate").returncode == 2
+
+
+def test_the_model_takes_its_arguments_as_they_are() -> None:
+    done = command("model", "--profile", "2.9", "-machine", "help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pc-i440fx-2.9" in done.stdout
+    assert "pc-i440fx-7.2" not in done.stdout
+    done = command("model", "-no-such-option")
+    assert done.returncode == 1
+    assert "no-such-option" in done.stderr
+
+
+def test_a_qemu_is_missing_only_where_one_was_named(tmp_path: Path) -> None:
+    """Models need none."""
+    done = command("doctor", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search("^absent +qemu-system-x86_64 ", done.stdout, re.MULTILINE)
+    assert re.search("^ok +models ", done.stdout, re.MULTILINE)
+    done = command("doctor", "--qemu", "/nosuch")
+    assert done.returncode == 3
+    assert re.search("^missing +/nosuch ", done.stdout, re.MULTILINE)
 
 
 def test_list_has_a_plain_line_for_each_scenario() -> None:

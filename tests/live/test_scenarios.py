@@ -1,8 +1,10 @@
-"""The library of scenarios on real QEMU: each one, by the command that people use."""
+"""The library of scenarios on models and on real QEMU: each one, by the command that people use."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,11 +31,48 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
     )
 
 
+PAIRS = {
+    "models": (),
+    "old models": ("--profile", "2.9"),
+    "QEMU": ("--endpoint", "qemu"),
+    "from QEMU to a model": ("--source", "qemu"),
+    "from a model to QEMU": ("--destination", "qemu"),
+    "from QEMU to an old model": ("--source", "qemu", "--profile", "2.9"),
+    "from an old model to QEMU": ("--destination", "qemu", "--profile", "2.9"),
+}
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
-def test_the_scenario_passes_on_the_qemu_that_is_installed(path: Path) -> None:
-    done = command("run", str(path))
+@pytest.mark.parametrize("options", PAIRS.values(), ids=PAIRS.keys())
+def test_the_scenario_passes(path: Path, options: tuple[str, ...]) -> None:
+    done = command("run", str(path), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def test_a_guest_that_is_kept_answers_where_it_went() -> None:
+    done = command("run", "scenarios/precopy_ok.yaml", "--keep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    enter, pid = re.search(
+        r"enter it: (nsenter .*)\n(?:.*\n)+end it: +kill (\d+)", done.stdout
+    ).groups()
+    try:
+        client = "--net=/dev/shm/testbed/client"
+        ping = [*enter.split(), "nsenter", client, "ping", "-c", "1", "-W", "5", "10.99.0.2"]
+        assert "1 received" in subprocess.run(ping, capture_output=True, text=True).stdout
+    finally:
+        os.kill(int(pid), signal.SIGTERM)
+
+
+def test_reports_say_what_both_sides_were(tmp_path: Path) -> None:
+    report = tmp_path / "it.json"
+    options = ("--source", "qemu", "--profile", "2.9", "--json", str(report))
+    done = command("run", "scenarios/bad_magic.yaml", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = json.loads(report.read_text())["results"]
+    assert result["source"]["kind"] == "qemu"
+    assert result["destination"] == {"kind": "model", "profile": "2.9", "version": "2.9.0"}
+    assert result["repeat"].endswith("--seed 1 --source qemu --profile 2.9")
 
 
 def test_a_run_leaves_its_files_where_it_is_told_to(tmp_path: Path) -> None:
@@ -108,7 +147,7 @@ def test_ctrl_c_ends_a_run_with_status_130_and_leaves_no_process(tmp_path: Path)
         stderr=subprocess.STDOUT,
         text=True,
     )
-    pids = wait_for_qemus(tmp_path / "link_blackhole" / "log.jsonl")
+    pids = wait_for_endpoints(tmp_path / "link_blackhole" / "log.jsonl")
     guard = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     running.send_signal(signal.SIGINT)
     output, _ = running.communicate(timeout=10)
@@ -118,7 +157,7 @@ def test_ctrl_c_ends_a_run_with_status_130_and_leaves_no_process(tmp_path: Path)
     assert not [pid for pid in guard if Path(f"/proc/{pid}").exists()]
 
 
-def wait_for_qemus(path: Path) -> list[int]:
+def wait_for_endpoints(path: Path) -> list[int]:
     """Wait until the log tells of both endpoints; their PIDs as the run counts."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
@@ -128,4 +167,4 @@ def wait_for_qemus(path: Path) -> list[int]:
         if len(started) == 2:
             return [event["facts"]["pid"] for event in started]
         time.sleep(0.01)
-    raise AssertionError("no two QEMUs within 20 s")
+    raise AssertionError("no two endpoints within 20 s")
