@@ -28,6 +28,7 @@ from testbed.scenario.run import Settings, lab_plan
 from testbed.scenario.scenario import Scenario
 
 ROOT = Path(__file__).parents[1]
+TESTBED = (sys.executable, "-m", "testbed", "run")
 AIM_S = 1.5
 FINAL = ("completed", "failed")
 
@@ -113,7 +114,7 @@ def main() -> None:
     for path in find(arguments.scenarios):
         rounds = [
             (
-                seconds([sys.executable, "-m", "testbed", "run", str(path)]),
+                seconds([*TESTBED, str(path), "--endpoint", "qemu"]),
                 seconds([sys.executable, __file__, "--one", str(path)]),
             )
             for _ in range(arguments.rounds)
