@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,10 @@ class Lab:
         if end not in self._saved:
             try:
                 runs = await end.run_state() == "running"
-                self._saved[end] = await read_saved(end.save_again())
+                self._saved[end], _ = await asyncio.gather(
+                    read_saved(end.save_again()),
+                    asyncio.to_thread(import_module, "testbed.guest.memory"),  # takes as long
+                )
                 if runs:
                     self._stopped.append(end)
             except (EndpointError, QmpRefused, SavedStateError, OSError) as error:
@@ -351,7 +355,7 @@ class Lab:
 
     def check_memory(self, end: Qemu, saved: SavedState) -> None:
         """Check each page of the guest's working set against the rule it stamps them by."""
-        from testbed.guest import check_memory  # numpy is slow to import, and not always needed
+        from testbed.guest import check_memory  # imported by now, see `look`
 
         block, ram = saved.guest_ram()
         report = check_memory(ram, self.plan.guest)
