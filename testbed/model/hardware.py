@@ -73,6 +73,12 @@ class Hardware:
         values = {EBX: index, ECX: pass_number, EDI: ticks, ESI: owed}
         self._put_at_rest(values, self.payloads.get(CPU_COMMON, b""))
 
+    def put(self, idstr: str, instance_id: int, payload: bytes) -> None:
+        """Have a device be in a state."""
+        entry = self._device(idstr, instance_id)
+        assert entry is not None, f"the machine has {idstr}"
+        load_payload(entry, payload)
+
     def put_start(self) -> None:
         """The guest has not filled its pages yet: it begins anew where it is loaded."""
         self._put_at_rest({EIP: START_AT, EFLAGS: EFLAGS_CLI}, RUNS)
@@ -94,18 +100,18 @@ class Hardware:
 
     @property
     def run_state(self) -> str | None:
-        """The guest's, as the device state has it: `running`, `paused`, ...; None: it has none."""
+        """The guest's, as the device state has it: `running`, `paused`, ...; None: none came."""
         entry = self._device(*GLOBAL_STATE)
         if entry is None or _field(entry, "runstate") is None:
             return None
-        return bytes(_get(entry, "runstate")).split(b"\0")[0].decode("latin-1")
+        return bytes(_get(entry, "runstate")).split(b"\0")[0].decode("latin-1") or None
 
     @run_state.setter
-    def run_state(self, name: str) -> None:
+    def run_state(self, name: str | None) -> None:
         entry = self._device(*GLOBAL_STATE)
         field = None if entry is None else _field(entry, "runstate")
         if entry is not None and field is not None:
-            text = name.encode() + b"\0"
+            text = (name or "").encode() + b"\0"
             _set(entry, "size", len(text))
             # 100 bytes, and less since there are others behind them (8.2).
             _set(entry, "runstate", text.ljust(field.size, b"\0"))
@@ -115,8 +121,8 @@ class Hardware:
 
         Source: QEMU `hw/i386/acpi-build.c`, `acpi_build_update` and `acpi_build_reset`.
         """
-        entry = self.registry.find("acpi_build", 0)
-        if entry is not None:
+        entry = self._device("acpi_build", 0)
+        if entry is not None and _field(entry, "patched") is not None:
             _set(entry, "patched", int(ran))
 
     def take_disk_out(self) -> None:

@@ -104,6 +104,7 @@ def build(
     nics: Sequence[Nic] = (),
     *,
     disk: bool = True,
+    waits: bool = False,
 ) -> Hardware:
     """A machine, its memory empty.
 
@@ -114,6 +115,7 @@ def build(
         cpus: 1 to `CPUS_MAX`.
         nics: at most `NICS_MAX`, in the order of their slots.
         disk: whether there is a disk at its first IDE connector.
+        waits: its devices are as they are before it ever ran: another state is to be loaded.
 
     Raises:
         MachineError: there is no such machine, or it cannot have that.
@@ -125,8 +127,13 @@ def build(
     memory = _memory(recording, memory_bytes)
     ram = Ram(memory, profile)
     shape = Shape(memory_bytes, cpus, tuple(_bytes(nic.mac) for nic in nics))
-    registry, payloads = _registry(recording, shape, ram)
+    before = read(name, power_on=True) if waits else None
+    registry, payloads = _registry(recording, before, shape, ram)
     hardware = _hardware(name, profile, ram, registry, payloads)
+    if before is not None:
+        for section in sections(before, shape):
+            hardware.put(section.idstr, section.instance_id, section.payload)
+        hardware.run_state = None
     if not disk:
         hardware.take_disk_out()
     return hardware
@@ -183,10 +190,10 @@ def _memory(recording: Recording, memory_bytes: int) -> Memory:
 
 
 def _registry(
-    recording: Recording, shape: Shape, ram: Ram
+    recording: Recording, before: Recording | None, shape: Shape, ram: Ram
 ) -> tuple[Registry, dict[tuple[str, int], bytes]]:
     """The entries, each loaded, and what was loaded into them."""
-    vmstates = _vmstates(recording)
+    vmstates = _vmstates((*recording.sections, *(before.sections if before else ())))
     registry, payloads = Registry(), {}
     for section in sections(recording, shape):
         if registry.next_section_id <= recording.ram_id < section.section_id:
@@ -201,11 +208,11 @@ def _registry(
     return registry, payloads
 
 
-def _vmstates(recording: Recording) -> dict[str, VmState]:
+def _vmstates(recorded: Sequence[Section]) -> dict[str, VmState]:
     """The declaration of each kind of device, by all that was recorded of it."""
     kinds: dict[str, list[Section]] = {}
     infos = dict(INFOS)
-    for section in recording.sections:
+    for section in recorded:
         kinds.setdefault(section.described["vmsd_name"], []).append(section)
         if is_nic(section):
             infos[VirtioNet.name] = VirtioNet.of(section.payload, recorded_mac(section))

@@ -1,4 +1,4 @@
-"""Machines as they were recorded: streams of real ones at rest, without their pages.
+"""Machines as they were recorded: streams of real ones without their pages.
 
 `scripts/record-machines` makes them. What a machine must be able to have more of than one is there
 more than once: CPUs and NICs.
@@ -51,9 +51,10 @@ class Recording:
     sections: tuple[Section, ...]
 
 
-def read(machine: str) -> Recording:
-    """The recording of one of `MACHINES`."""
-    path = Path(__file__).with_name("machines") / f"{machine}.stream.xz"
+def read(machine: str, *, power_on: bool = False) -> Recording:
+    """The recording of one of `MACHINES`, at rest, or as it is before it ever ran."""
+    name = f"{machine}.power-on.xz" if power_on else f"{machine}.stream.xz"
+    path = Path(__file__).with_name("machines") / name
     return parse(lzma.decompress(path.read_bytes()))
 
 

@@ -199,3 +199,19 @@ def test_a_machine_of_nothing_sends_as_much():
     assert isinstance(elements[-1].value, VmDescription)
     assert hardware.name == "none"
     assert hardware.run_state is None
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_what_is_not_loaded_is_as_it_was_powered_on(machine):
+    """Or nobody would notice that a section never came."""
+    ran, waits = modelled(machine, cpus=3), modelled(machine, cpus=3, waits=True)
+    (headers, before, _), (_, after, blocks) = (sections_of(written(each)) for each in (waits, ran))
+    assert before.keys() == after.keys()
+    differs = {idstr.rpartition("/")[2] for idstr, _ in [k for k in after if before[k] != after[k]]}
+    assert {"virtio-net", "cpu", "i8254", "serial", "globalstate"} <= differs
+    assert waits.run_state is None
+
+    destination = Destination(waits.incoming, waits.profile)
+    effects = destination.begin() + destination.feed(written(ran)) + destination.end()
+    assert [each.line for each in effects if isinstance(each, Say)] == []
+    assert sections_of(written(waits)) == (headers, after, blocks)
