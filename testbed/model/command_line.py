@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-SUFFIXES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-SIZE = re.compile(r"(\d+)([bkmgt]?)", re.IGNORECASE)
+SUFFIXES = {suffix: 1 << 10 * power for power, suffix in enumerate("bkmgtpe")}
+SIZE = re.compile(r"(\d{1,19})(\.\d{1,19})?([bkmgtpe]?)", re.IGNORECASE)
 SIZE_ADVICE = (
     "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
     "and exabytes, respectively."
 )
 MEMORY_BYTES = 128 << 20
 """Without `-m`."""
+MEMORY_UNIT = 8192
 CPUS_MAX = 16
 WITHOUT_VALUE = frozenset(
     (
@@ -39,7 +40,15 @@ ONLY_NONE = {"display": "none", "vga": "none", "monitor": "none"}
 
 
 class Usage(Exception):
-    """A command line that cannot be; the text is QEMU's, without the program's name."""
+    """A command line that cannot be.
+
+    Args:
+        texts: QEMU's, each without the program's name; there may be newlines in one.
+    """
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__(*texts)
+        self.texts = texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +59,13 @@ class Option:
     first: str = ""  # what stands without a key, before all others
     values: dict[str, str] = field(default_factory=dict)
 
-    def refused(self, why: str) -> Usage:
-        """The error of this option."""
-        return Usage(f"{self.text}: {why}")
+    def refused(self, *why: str) -> Usage:
+        """The error of this option, said in one or more lines."""
+        return Usage(*(f"{self.text}: {each}" for each in why))
+
+    def is_on(self, key: str, *, usual: bool = False) -> bool:
+        """A switch that was checked."""
+        return self.values[key] == "on" if key in self.values else usual
 
     def number(self, key: str) -> int | None:
         """A descriptor's or a set's number; None if it is not given."""
@@ -106,7 +119,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     for name, given, value in _options(arguments):
         text = f"{given} {value}" if value else given
         if name in LISTS:
-            LISTS[name](found).append(listed(text, value))
+            option = listed(text, value)
+            LISTS[name](found).append(checked(option, KEYS[name]) if name in KEYS else option)
         else:
             _take(found, name, text, value)
     return found
@@ -170,23 +184,42 @@ def _take_machine(found: CommandLine, text: str, value: str) -> None:
     found.machine = option.first or values.pop("type", found.machine)
     if found.machine in ("help", "?"):
         found.asks = found.asks or "machines"
-    for key, given in values.items():
-        if key not in MACHINE_OPTIONS:
-            raise Usage(f"Property '{found.machine}-machine.{key}' not found")
-        if key != "accel" and given not in ("on", "off"):
+    found.machine_options |= values
+
+
+def check_machine(line: CommandLine, name: str) -> None:
+    """Check what is to be said in the words of the machine type with that versioned name.
+
+    Raises:
+        Usage: it has no such property, or not so many CPUs.
+    """
+    for key, given in line.machine_options.items():
+        if key not in MACHINE_OPTIONS and (key, line.profile) != CONFIG_SECTION:
+            raise Usage(f"Property '{name}-machine.{key}' not found")
+        if key != "accel" and given not in SWITCH:
             raise Usage(f"Parameter '{key}' expects 'on' or 'off'")
-        found.machine_options[key] = given
+    if not 0 <= line.cpus <= CPUS_MAX:
+        said = f"Invalid SMP CPUs {line.cpus}. The max CPUs supported by machine"
+        raise Usage(f"{said} '{name}' is {CPUS_MAX}")
+    line.cpus = max(1, line.cpus)
 
 
-MACHINE_OPTIONS = ("accel", "enforce-config-section", "suppress-vmdesc", "graphics", "usb")
+MACHINE_OPTIONS = ("accel", "suppress-vmdesc", "graphics", "usb")
+CONFIG_SECTION = ("enforce-config-section", "2.9")
+"""An option, and the profile that has it."""
 
 
 def _take_global(found: CommandLine, text: str, value: str) -> None:
     key, equals, set_to = value.partition("=")
     if not equals or "." not in key:
         raise Usage(f"{text}: Invalid parameter '{value}'")
-    if key not in GLOBALS or set_to not in ("on", "off"):
-        raise Usage(f"{text}: the model has on or off for {', '.join(GLOBALS)}")
+    driver, _, name = key.partition(".")
+    if driver != "migration":
+        raise Usage(f"{text}: the model has {', '.join(GLOBALS)}")
+    if key not in GLOBALS:
+        raise Usage(f"can't apply global {value}: Property '{key}' not found")
+    if set_to not in SWITCH:
+        raise Usage(f"can't apply global {value}: Parameter '{name}' expects 'on' or 'off'")
     found.globals[key] = set_to
 
 
@@ -196,6 +229,64 @@ GLOBALS = (
     "migration.store-global-state",
 )
 """What old machine types switch off: QEMU `hw/core/machine.c`, `hw_compat_2_3`."""
+
+
+SWITCH = ("on", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that an option takes."""
+
+    first: str
+    """The one that what stands without a key is for."""
+    known: tuple[str, ...]
+    switches: tuple[str, ...] = ()
+    """Of them, those that are on or off."""
+    unknown: str = "Invalid parameter '{key}'"
+    """What is said of a `key` that is not known."""
+
+
+KEYS = {
+    "chardev": Keys(
+        "backend",
+        ("id", "path", "host", "port", "fd", "server", "wait"),
+        ("server", "wait"),
+    ),
+    "mon": Keys("chardev", ("mode", "pretty"), ("pretty",)),
+    "add-fd": Keys("", ("fd", "set", "opaque")),
+    "drive": Keys(
+        "",
+        ("if", "id", "file", "file.filename", "file.locking", "format", "readonly"),
+        ("readonly", "file.locking"),
+        unknown="Block format 'raw' does not support the option '{key}'",
+    ),
+    "device": Keys("driver", ()),
+    "netdev": Keys("type", ("id", "fd", "vhost"), ("vhost",)),
+    "m": Keys("size", ("slots", "maxmem")),
+    "name": Keys("guest", ("process", "debug-threads"), ("debug-threads",)),
+}
+"""By option. What a device takes depends on its driver: see `devices`; for `-qmp` see `chardev`."""
+
+
+def checked(option: Option, keys: Keys) -> Option:
+    """The option, with what `first` may also be said by.
+
+    Raises:
+        Usage: it has keys that are unknown, or no switch where one must be.
+    """
+    values = dict(option.values)
+    first = values.pop(keys.first, option.first)
+    for key, value in values.items():
+        if keys.known and key not in keys.known:
+            raise option.refused(keys.unknown.format(key=key))
+        if key in keys.switches and value not in SWITCH:
+            raise option.refused(f"Parameter '{NAMES.get(key, key)}' expects 'on' or 'off'")
+    return Option(option.text, first, values)
+
+
+NAMES = {"readonly": "read-only"}
+"""What messages call a key, where that is not its own name."""
 
 
 def listed(text: str, value: str) -> Option:
@@ -214,42 +305,52 @@ def size(text: str, unit: str = "m") -> int | None:
     found = SIZE.fullmatch(text)
     if found is None:
         return None
-    return int(found[1]) * SUFFIXES[(found[2] or unit).lower()]
+    scale = SUFFIXES[(found[3] or unit).lower()]
+    if found[2] and scale == 1:
+        return None
+    return int(found[1]) * scale + int(float(found[2] or 0) * scale)
 
 
 def _take_memory(found: CommandLine, text: str, value: str) -> None:
-    option = listed(text, value)
-    given = size(option.first or option.values.get("size", ""))
-    if given is None:
+    option = checked(listed(text, value), KEYS["m"])
+    given = size(option.first)
+    if given is None or given >= 1 << 64:
         why = "Parameter 'size' expects a non-negative number below 2^64"
         raise Usage(f"{text}: {why}\n{SIZE_ADVICE}")
-    found.memory_bytes = given or MEMORY_BYTES
+    found.memory_bytes = -(-given // MEMORY_UNIT) * MEMORY_UNIT or MEMORY_BYTES
 
 
 def _take_cpus(found: CommandLine, text: str, value: str) -> None:
     option = listed(text, value)
-    given = option.first or option.values.get("cpus", "1")
-    if not given.isdigit():
-        raise option.refused("Parameter 'cpus' expects a number")
-    found.cpus = max(1, int(given))
-    if found.cpus > CPUS_MAX:
-        said = f"Invalid SMP CPUs {found.cpus}. The max CPUs supported by machine"
-        raise Usage(f"{said} '{found.machine}' is {CPUS_MAX}")
+    values = {"cpus": option.first or "1", **option.values}
+    for key, given in values.items():
+        if key not in CPU_KEYS:
+            raise Usage(f"Parameter 'smp.{key}' is unexpected")
+        if not NUMBER.fullmatch(given):
+            raise Usage(f"Parameter 'smp.{key}' expects integer")
+    found.cpus = int(values["cpus"])
+
+
+CPU_KEYS = ("cpus", "maxcpus", "sockets", "dies", "clusters", "cores", "threads")
+NUMBER = re.compile(r"-?\d{1,9}")
 
 
 def _take_name(found: CommandLine, text: str, value: str) -> None:
-    option = listed(text, value)
-    found.name = option.values.get("guest", option.first)
+    found.name = checked(listed(text, value), KEYS["name"]).first
 
 
 def _take_uuid(found: CommandLine, text: str, value: str) -> None:
-    try:
-        found.uuid = UUID(value)
-    except ValueError as error:
-        raise Usage(f"{text}: failed to parse UUID string: wrong format") from error
+    if not UUID_TEXT.fullmatch(value):
+        raise Usage(f"{text}: failed to parse UUID string: wrong format")
+    found.uuid = UUID(value)
+
+
+UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def _take_serial(found: CommandLine, text: str, value: str) -> None:
+    if found.serial is not None:
+        raise Usage(f"{text}: the model has one serial line")
     found.serial = Option(text, value)
 
 

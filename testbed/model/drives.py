@@ -5,6 +5,7 @@ Source of syntax and texts: QEMU `blockdev.c`, `block.c` (7.2).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ BOOT_BYTES = 1 << 16
 """Of a disk, to be looked at for something to boot."""
 SQLITE = b"SQLite format 3\0"
 """What an image of the model's own begins with."""
+BUSES = ("none", "ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen")
+"""Of which the model has two."""
 FORMATS = {"raw": False, "model": True}
 """By name: whether they are the model's own. Without a name the file's beginning tells."""
 
@@ -52,6 +55,8 @@ def boot_image(drives: Sequence[Drive], devices: Sequence[Option]) -> bytes:
 def _opened(option: Option, count: int, images: Images, sets: FdSets) -> Drive:
     values = option.values
     kind = values.get("if", "ide")
+    if kind not in BUSES:
+        raise option.refused(f"unsupported bus type '{kind}'")
     if kind not in ("none", "ide"):
         raise option.refused("the model has only if=none and if=ide")
     name = values.get("id") or (
@@ -63,7 +68,7 @@ def _opened(option: Option, count: int, images: Images, sets: FdSets) -> Drive:
     own = values.get("format")
     if own is not None and own not in FORMATS:
         raise option.refused(f"Unknown driver '{own}'")
-    read_only = values.get("readonly", "off") == "on"
+    read_only = option.is_on("readonly")
     try:
         path = _path(file, sets, read_only=read_only)
         if FORMATS[own] if own is not None else _is_own(path):
@@ -73,6 +78,9 @@ def _opened(option: Option, count: int, images: Images, sets: FdSets) -> Drive:
         why = os.strerror(error.errno or 0)
         raise option.refused(f"Could not open '{file}': {why}") from error
     except ImageError as error:
+        if error.number == errno.EISDIR:
+            why = f"'file' driver requires '{file}' to be a regular file"
+            raise option.refused(why) from error
         raise option.refused(str(error)) from error
 
 
@@ -85,20 +93,3 @@ def _path(file: str, sets: FdSets, *, read_only: bool) -> Path:
 def _is_own(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(SQLITE)) == SQLITE
-
-
-def check_plugged(devices: Sequence[Option], drives: Sequence[Drive]) -> None:
-    """Every `ide-hd` must have a drive that there is.
-
-    Raises:
-        Usage: one has not.
-    """
-    names = {drive.name for drive in drives}
-    for device in devices:
-        if device.first != "ide-hd":
-            continue
-        drive = device.values.get("drive")
-        if drive is None:
-            raise device.refused("Device needs media, but drive is empty")
-        if drive not in names:
-            raise device.refused(f"Property 'ide-hd.drive' can't find value '{drive}'")

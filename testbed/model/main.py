@@ -17,13 +17,13 @@ from typing import Any
 
 from testbed.vmstate import dump, dump_text
 
-from . import chardev, drives, machine
-from .command_line import CommandLine, Option, Usage, parse
+from . import chardev, devices, drives, machine, nic
+from .command_line import CommandLine, Option, Usage, check_machine, parse
 from .hardware import Hardware
 from .images import Images
+from .memory import BLOCK_BYTES_MAX
 from .migrations import VmMigrations
-from .network import NetworkStack, guest_address
-from .nic import Nic
+from .pidfile import pidfile
 from .profile import PROFILES, Profile
 from .qmp.basics import add_basics
 from .qmp.commands import Commands, Version
@@ -36,12 +36,12 @@ from .qmp.migration import MigrationCommands, add_migration
 from .qmp.server import Monitor
 from .registry import RegistryError
 from .snapshots import Drive, Snapshots
-from .tap import TapRefused
 from .vm import Vm
 
 NAME = "qemu-model"
 """Before each line on stderr, as QEMU has its own."""
 EXIT_FAILURE = 1
+STDERR = 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 HELP = """\
 usage: {name} [options]
@@ -56,6 +56,7 @@ A work-alike of QEMU for migration: it takes the options of qemu-system-x86_64 t
   -drive/-device ide-hd its disks: raw files, or images of the model's own (testbed.model.img)
   -netdev tap,fd=N -device virtio-net-pci
                         its NICs
+  -device nvme,serial=S a device that cannot be migrated
   -chardev socket -mon  monitors (QMP); or -qmp unix:PATH,server=on,wait=off
   -serial WHERE         its serial line: chardev:ID, file:PATH, stdio, null
   -incoming URI|defer   wait for a migration
@@ -86,7 +87,10 @@ def main(arguments: Sequence[str]) -> int:
         if line.asks is not None:
             return _tell(line.asks, profile)
         return asyncio.run(_run(line, profile))
-    except (Usage, machine.MachineError, RegistryError) as refused:
+    except Usage as refused:
+        for text in refused.texts:
+            say(text)
+    except (machine.MachineError, RegistryError) as refused:
         say(str(refused))
     except KeyboardInterrupt:
         return 0
@@ -97,25 +101,41 @@ def _tell(what: str, profile: Profile) -> int:
     version = ".".join(map(str, profile.version))
     match what:
         case "version":
-            sys.stdout.write(f"QEMU emulator version {version} (model)\n")
+            return _write(f"QEMU emulator version {version} (model)\n")
         case "machines":
-            sys.stdout.write(machine.machine_help(profile))
+            return _write(machine.machine_help(profile))
         case _:
-            sys.stdout.write(HELP.format(name=NAME))
+            return _write(HELP.format(name=NAME))
+
+
+def _write(text: str) -> int:
+    """Write on standard output; returns the exit status."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in its buffer would be tried again at the end, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"standard output: {os.strerror(error.errno or 0)}")
+        return EXIT_FAILURE
     return 0
 
 
 async def _run(line: CommandLine, profile: Profile) -> int:
     with ExitStack() as stack:
+        devices.check(line.devices, only_migratable=line.only_migratable)
         sets = _descriptor_sets(line.fds)
         disks = drives.opened(line.drives, stack.enter_context(Images()), sets)
-        drives.check_plugged(line.devices, disks)
+        devices.check_plugged(line.devices, {disk.name: disk.image is not None for disk in disks})
         hardware = _hardware(line, profile)
         if line.dump_vmstate is not None:
             return _dump(line.dump_vmstate, hardware)
-        chardevs = {
-            option.values.get("id", ""): chardev.opened(option, say) for option in line.chardevs
-        }
+        nics = nic.plugged(devices.nics(line.devices), line.netdevs)
+        chardevs = chardev.all_opened(line.chardevs, say)
+        serial, of_serial = chardev.serial(line.serial, chardevs, say)
+        monitored = chardev.monitored(line.monitors, chardevs, serial=line.serial)
+        of_qmp = [chardev.opened(chardev.compat(option), say) for option in line.qmp]
+        stack.enter_context(pidfile(line.pidfile))
         monitors: list[Monitor] = []
 
         def emit(name: str, data: dict[str, Any] | None) -> None:
@@ -127,13 +147,17 @@ async def _run(line: CommandLine, profile: Profile) -> int:
             profile,
             emit=emit,
             say=say,
-            serial=chardev.serial(line.serial, chardevs),
+            serial=serial,
             waits_for_migration=line.incoming is not None,
             autostart=not line.paused,
         )
-        vm.plug(_nics(line))
+        vm.plug(nics)
         process = _Process(line, profile, vm, disks, sets)
-        return await process.run(monitors, chardevs)
+        status = await process.run(monitors, [*monitored, *of_qmp])
+        if not status:  # who fails leaves them, as QEMU does
+            for each in (*chardevs.values(), *of_qmp, *of_serial):
+                each.close()
+        return status
 
 
 def _hardware(line: CommandLine, profile: Profile) -> Hardware:
@@ -142,15 +166,18 @@ def _hardware(line: CommandLine, profile: Profile) -> Hardware:
         for option in (*line.devices, *line.drives):
             raise option.refused("machine `none` has no place for it: it becomes what comes in")
         return machine.empty(profile)
-    nics: list[machine.Nic] = []
-    for device in _nic_devices(line):
-        if device.first != machine.NIC_MODEL:
-            raise device.refused(f"'{device.first}' is not a valid device model name")
-        nics.append(machine.Nic(_mac(device, len(nics))))
-    disk = len(nics) < len(line.devices) or any(
+    name = machine.resolve(profile, line.machine)
+    check_machine(line, name)
+    nics = [
+        machine.Nic(devices.mac(device, count))
+        for count, device in enumerate(devices.nics(line.devices))
+    ]
+    disk = bool(devices.disks(line.devices)) or any(
         each.values.get("if", "ide") == "ide" for each in line.drives
     )
-    made = machine.build(profile, line.machine, line.memory_bytes, line.cpus, nics, disk=disk)
+    waits = line.incoming is not None
+    made = _built(line, profile, name, nics, disk=disk, waits=waits)
+    devices.plug_unmigratable(line.devices, made.registry, name)
     options, globals_ = line.machine_options, line.globals
     made.incoming.sends_vmdesc = made.outgoing.sends_vmdesc = (
         options.get("suppress-vmdesc", "off") == "off"
@@ -164,14 +191,22 @@ def _hardware(line: CommandLine, profile: Profile) -> Hardware:
     return made
 
 
-def _nic_devices(line: CommandLine) -> list[Option]:
-    """All that is no disk."""
-    return [device for device in line.devices if device.first != "ide-hd"]
-
-
-def _mac(device: Option, count: int) -> str:
-    """The address that a NIC is given, or QEMU's usual one."""
-    return device.values.get("mac", f"52:54:00:12:34:{0x56 + count:02x}")
+def _built(
+    line: CommandLine,
+    profile: Profile,
+    name: str,
+    nics: list[machine.Nic],
+    *,
+    disk: bool,
+    waits: bool,
+) -> Hardware:
+    size = line.memory_bytes
+    try:
+        if size <= BLOCK_BYTES_MAX:
+            return machine.build(profile, name, size, line.cpus, nics, disk=disk, waits=waits)
+    except (OSError, MemoryError):
+        pass
+    raise Usage("cannot set up guest memory 'pc.ram': Cannot allocate memory")
 
 
 class _Process:
@@ -185,8 +220,13 @@ class _Process:
         self._descriptors.sets = sets
         self._version = Version(*profile.version)
 
-    async def run(self, monitors: list[Monitor], chardevs: dict[str, chardev.Chardev]) -> int:
-        """Run until the end; returns the exit status."""
+    async def run(self, monitors: list[Monitor], monitored: list[chardev.Chardev]) -> int:
+        """Run until the end; returns the exit status.
+
+        Args:
+            monitors: that there are, for events; those on `monitored` are added.
+            monitored: what they are on.
+        """
         vm, line = self._vm, self._line
         status = 0
         async with asyncio.TaskGroup() as tasks:
@@ -195,7 +235,7 @@ class _Process:
             )
             served = [
                 tasks.create_task(_serve(self._monitor(migrations, monitors), each))
-                for each in self._monitored(chardevs)
+                for each in monitored
             ]
             _end_by_signals(vm)
             try:
@@ -208,17 +248,6 @@ class _Process:
                 for task in served:
                     task.cancel()
         return status
-
-    def _monitored(self, chardevs: dict[str, chardev.Chardev]) -> list[chardev.Chardev]:
-        found = [chardev.opened(chardev.compat(option), say) for option in self._line.qmp]
-        for option in self._line.monitors:
-            name = option.values.get("chardev", option.first)
-            if name not in chardevs:
-                raise option.refused(f'chardev "{name}" not found')
-            if option.values.get("mode") != "control":
-                raise option.refused("the model has only mode=control")
-            found.append(chardevs[name])
-        return found
 
     def _monitor(self, migrations: VmMigrations, monitors: list[Monitor]) -> Monitor:
         """Another monitor, with all commands."""
@@ -243,8 +272,7 @@ class _Process:
     def _begin(self, migrations: VmMigrations) -> None:
         """Power on, and what else the command line has happen at once."""
         vm, line = self._vm, self._line
-        if line.pidfile is not None:
-            _write_pidfile(line.pidfile)
+        vm.power_on(drives.boot_image(self._disks, line.devices))
         if line.loadvm is not None:
             outcome = Snapshots(self._disks, vm, self._profile).load_vmstate(line.loadvm)
             if not outcome.done:
@@ -252,7 +280,7 @@ class _Process:
                     say(text)
                 vm.end(EXIT_FAILURE)
                 return
-        vm.boot(drives.boot_image(self._disks, line.devices))
+        vm.begin()
         if line.incoming not in (None, "defer"):
             assert line.incoming is not None
             try:
@@ -263,7 +291,7 @@ class _Process:
 
 
 async def _serve(monitor: Monitor, device: chardev.Chardev) -> None:
-    """Serve whoever connects; one that was connected from the beginning is the only one."""
+    """Serve whoever connects, or the only one that is connected."""
     if device.first is not None:
         await monitor.serve(device.first)
     if device.listens:
@@ -281,20 +309,16 @@ def _end_by_signals(vm: Vm) -> None:
         asyncio.get_running_loop().add_signal_handler(number, end, number)
 
 
-def _write_pidfile(name: str) -> None:
-    try:
-        Path(name).write_text(f"{os.getpid()}\n")
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise Usage(f"cannot create PID file: Cannot open pid file: {why}") from error
-
-
 def _descriptor_sets(options: Sequence[Option]) -> FdSets:
     sets = FdSets()
     for option in options:
+        if option.values.get("fd", "").startswith("-"):
+            raise option.refused("fd option is required and must be non-negative")
         fd, number = option.number("fd"), option.number("set")
         if fd is None:
             raise option.refused("fd option is required and must be non-negative")
+        if fd <= STDERR:
+            raise option.refused("fd cannot be a standard I/O stream")
         if number is None:
             raise option.refused("set option is required and must be non-negative")
         try:
@@ -302,35 +326,6 @@ def _descriptor_sets(options: Sequence[Option]) -> FdSets:
         except OSError as error:
             raise option.refused("fd is not valid or already in use") from error
     return sets
-
-
-def _nics(line: CommandLine) -> list[Nic]:
-    """The NICs of the command line, each on its TAP."""
-    taps = {option.values.get("id", ""): option for option in line.netdevs}
-    found = []
-    for count, device in enumerate(_nic_devices(line)):
-        mac = bytes.fromhex(_mac(device, count).replace(":", ""))
-        name = device.values.get("id", f"{device.first}.{count}")
-        nic = Nic(name, mac, NetworkStack(mac, guest_address(count)))
-        if "netdev" in device.values:
-            option = taps.get(device.values["netdev"])
-            if option is None:
-                why = f"can't find value '{device.values['netdev']}'"
-                raise device.refused(f"Property 'virtio-net-device.netdev' {why}")
-            _attach(nic, option)
-        found.append(nic)
-    return found
-
-
-def _attach(nic: Nic, option: Option) -> None:
-    """Have a NIC on the TAP of a netdev."""
-    fd = option.number("fd")
-    if option.first != "tap" or fd is None:
-        raise option.refused("the model has only TAPs that it inherits: tap,id=ID,fd=N")
-    try:
-        nic.attach(fd, netdev=option.values.get("id", ""))
-    except TapRefused as error:
-        raise option.refused(str(error.strerror)) from error
 
 
 def _dump(option: Option, hardware: Hardware) -> int:
@@ -342,8 +337,7 @@ def _dump(option: Option, hardware: Hardware) -> int:
     }
     text = dump_text(dump(hardware.name, declared))
     if option.first == "-":
-        sys.stdout.write(text)
-        return 0
+        return _write(text)
     try:
         Path(option.first).write_text(text)
     except OSError as error:

@@ -89,17 +89,18 @@ class Vm:
         """Whether the guest runs."""
         return self.status == "running"
 
-    def boot(self, image: bytes) -> None:
-        """Power on with what the boot disk has, and run unless it is to wait."""
+    def power_on(self, image: bytes) -> None:
+        """Be a machine with what the boot disk has, that does not run yet."""
         self._image = image
         self.hardware.put_firmware(ran=False)
-        if self.status == "inmigrate":
-            return
-        self.guest.boot(image)
-        if self.autostart:
-            self.start()
-        else:
+        if self.status != "inmigrate":
+            self.guest.boot(image)
             self.guest.place()
+
+    def begin(self) -> None:
+        """Run, unless it is to wait."""
+        if self.autostart and self.status != "inmigrate":
+            self.start()
 
     def start(self) -> None:
         """`vm_start`: emits `RESUME` if the guest did not run."""
