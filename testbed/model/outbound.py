@@ -100,16 +100,14 @@ class Outbound:
     def fail(self, error_desc: str | None) -> None:
         """It ends before it was connected."""
         self.error_desc = error_desc
-        self._become(Status.FAILED)
+        cancelled = self.status is Status.CANCELLING
+        self._become(Status.CANCELLED if cancelled else Status.FAILED)
 
     def cancel(self) -> None:
-        """`migrate_cancel`: whatever it waits for, it waits no more."""
+        """`migrate_cancel`: what connects goes on with that, and is over once it is done."""
         if self.status is Status.SETUP:
-            assert self._task is not None
-            self._task.cancel()
             self._become(Status.CANCELLING)
-            self._become(Status.CANCELLED)
-        else:
+        elif self.status is not Status.CANCELLING:
             self._do(self.source.cancel())
 
     def pause(self) -> None:
@@ -139,6 +137,10 @@ class Outbound:
                 self._vm.say(str(error))
                 self.fail(str(error))
                 return
+        if self.status is Status.CANCELLING:
+            channel.close()
+            self._become(Status.CANCELLED)
+            return
         try:
             self._attach(channel)
             self._do(self.source.begin(self._now()))
