@@ -110,7 +110,7 @@ def opened(option: Option, say: Callable[[str], None]) -> Chardev:
             raise option.refused("chardev: socket: no port given")
         name, family = f"{values['host']}:{values['port']}", socket.AF_INET
     else:
-        raise option.refused("Unable to parse FD number")
+        raise option.refused("Unable to parse FD number ")
     if not server:
         return Chardev(_connected(option, family, name), listens=False)
     try:

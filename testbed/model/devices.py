@@ -13,6 +13,7 @@ from testbed.vmstate import VmState
 
 from .command_line import Option
 from .registry import Registry
+from .snapshots import Drive
 
 DISK, NIC, NVME = "ide-hd", "virtio-net-pci", "nvme"
 PROPERTIES = {
@@ -102,25 +103,25 @@ def _paths(devices: Sequence[Option], machine: str) -> Iterator[str]:
         slot += 1
 
 
-def check_plugged(devices: Sequence[Option], drives: dict[str, bool]) -> None:
+def check_plugged(devices: Sequence[Option], drives: Sequence[Drive]) -> None:
     """Every disk must have a drive that there is, for itself.
-
-    Args:
-        devices: all of them.
-        drives: by name, whether something is in it.
 
     Raises:
         Usage: one has not.
     """
+    by_name = {drive.name: drive for drive in drives}
     used: set[str] = set()
     for device in disks(devices):
-        drive = device.values.get("drive")
-        if drive is None:
+        name = device.values.get("drive")
+        if name is None:
             raise device.refused("No drive specified")
-        if drive not in drives:
-            raise device.refused(f"Property '{DISK}.drive' can't find value '{drive}'")
-        if drive in used:
-            raise device.refused(f"Drive '{drive}' is already in use by another device")
-        if not drives[drive]:
+        drive = by_name.get(name)
+        if drive is None:
+            raise device.refused(f"Property '{DISK}.drive' can't find value '{name}'")
+        if name in used:
+            raise device.refused(f"Drive '{name}' is already in use by another device")
+        if drive.image is None:
             raise device.refused("Device needs media, but drive is empty")
-        used.add(drive)
+        if drive.image.read_only:
+            raise device.refused("Block node is read-only")
+        used.add(name)

@@ -126,7 +126,7 @@ async def _run(line: CommandLine, profile: Profile) -> int:
         devices.check(line.devices, only_migratable=line.only_migratable)
         sets = _descriptor_sets(line.fds)
         disks = drives.opened(line.drives, stack.enter_context(Images()), sets)
-        devices.check_plugged(line.devices, {disk.name: disk.image is not None for disk in disks})
+        devices.check_plugged(line.devices, disks)
         hardware = _hardware(line, profile)
         if line.dump_vmstate is not None:
             return _dump(line.dump_vmstate, hardware)

@@ -6,8 +6,9 @@ import os
 import re
 import socket
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
+from testbed.endpoint.command_line import boot_arguments, boot_disk
 from testbed.guest import GuestSpec, boot_image, check_memory, stamps_said
 from testbed.lab.saved import read_saved
 from testbed.tasks import beside, hosting
@@ -17,6 +18,7 @@ REAL = ("qemu-system-x86_64",)
 WITHIN_S = 30
 MEMORY_BYTES = 16 << 20
 SPEC = GuestSpec(MEMORY_BYTES, 2 << 20, pages_per_second=2000, seed=7)
+BOOT = boot_image(SPEC)
 BASE = ("-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-m", "16M")
 PIECE_BYTES = 1 << 18
 RETURN_PATHS = ("postcopy-ram", "return-path")
@@ -178,26 +180,24 @@ async def started(*arguments, program=MODEL, boot=None, capabilities=("events",)
     Args:
         arguments: behind `BASE`, a monitor and a serial line.
         program: its command line up to the options.
-        boot: path of the disk to boot from.
+        boot: what the disk to boot from begins with.
         capabilities: of migration, to be enabled at once.
     """
     monitor, monitor_there = socket.socketpair()
     serial, serial_there = socket.socketpair()
-    disk = () if boot is None else boots_from(boot)
-    try:
+    with monitor_there, serial_there, ExitStack() as stack:
+        boot_fds = () if boot is None else stack.enter_context(boot_disk(boot))
         process = await asyncio.create_subprocess_exec(
-            *(*program, *BASE, *disk, *arguments),
+            *(*program, *BASE, *arguments),
+            *(boot_arguments(boot_fds) if boot_fds else ()),
             *("-chardev", f"socket,id=qmp,fd={monitor_there.fileno()}"),
             *("-mon", "chardev=qmp,mode=control"),
             *("-chardev", f"socket,id=serial,fd={serial_there.fileno()}"),
             *("-serial", "chardev:serial"),
-            pass_fds=(monitor_there.fileno(), serial_there.fileno()),
+            pass_fds=(monitor_there.fileno(), serial_there.fileno(), *boot_fds),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-    finally:
-        monitor_there.close()
-        serial_there.close()
     try:
         streams = await asyncio.open_unix_connection(sock=monitor, limit=1 << 26)
         from_serial, to_serial = await asyncio.open_unix_connection(sock=serial)
@@ -254,17 +254,6 @@ async def runs(arguments, *, program=MODEL, stdin=b"", **given):
         await _end(process)
     lines = (err or b"").decode().splitlines()
     return process.returncode, (out or b"").decode(), lines
-
-
-def boots_from(path):
-    drive = f"if=none,id=boot,format=raw,readonly=on,file={path}"
-    return ("-drive", drive, "-device", "ide-hd,drive=boot")
-
-
-def write_boot_disk(path, spec=SPEC):
-    image = boot_image(spec)
-    path.write_bytes(image.ljust(1 << 20, b"\0"))
-    return path
 
 
 async def within(awaitable, seconds=WITHIN_S):

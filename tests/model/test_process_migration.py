@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 from process_helpers import (
+    BOOT,
     children,
     free_port,
     holds,
     memory_report,
     pair,
     started,
-    write_boot_disk,
 )
 
 SLOW_BYTES = 2 << 20
@@ -21,11 +21,6 @@ SLOW_BYTES = 2 << 20
 
 CARRIED_BYTES = 1 << 14
 PAUSED = "Detected IO failure for postcopy. Migration paused."
-
-
-@pytest.fixture(scope="module")
-def boot(tmp_path_factory):
-    return write_boot_disk(tmp_path_factory.mktemp("boot") / "disk")
 
 
 async def listens(destination, uri="tcp:127.0.0.1:0"):
@@ -91,8 +86,8 @@ async def in_postcopy(source, destination, uri):
 
 @pytest.mark.parametrize("profile", ["2.9", "7.2"])
 @pytest.mark.parametrize("way", ["tcp", "unix", "fd"])
-async def test_a_guest_moves_and_runs_on(boot, tmp_path, way, profile):
-    async with pair("-profile", profile, boot=boot) as (source, destination):
+async def test_a_guest_moves_and_runs_on(tmp_path, way, profile):
+    async with pair("-profile", profile, boot=BOOT) as (source, destination):
         await source.stamps_on()
         uri = "fd:mig"
         if way == "fd":
@@ -117,10 +112,10 @@ async def test_a_guest_moves_and_runs_on(boot, tmp_path, way, profile):
         assert await source.quit() == await destination.quit() == 0
 
 
-async def test_a_guest_moves_through_two_commands_that_are_reaped(boot, tmp_path):
+async def test_a_guest_moves_through_two_commands_that_are_reaped(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    async with pair(boot=boot) as (source, destination):
+    async with pair(boot=BOOT) as (source, destination):
         await destination.execute("migrate-incoming", uri=f"exec:cat {fifo}")
         await source.execute("migrate", uri=f"exec:cat > {fifo}")
         await moved(source, destination)
@@ -144,8 +139,8 @@ async def test_where_it_listens_is_told():
 
 
 @pytest.mark.parametrize("profile", ["2.9", "7.2"])
-async def test_in_postcopy_the_guest_moves_before_its_memory(boot, tmp_path, profile):
-    async with pair("-profile", profile, boot=boot) as (source, destination):
+async def test_in_postcopy_the_guest_moves_before_its_memory(tmp_path, profile):
+    async with pair("-profile", profile, boot=BOOT) as (source, destination):
         await source.stamps_on()
         uri = f"tcp:127.0.0.1:{free_port()}"
         await destination.execute("migrate-incoming", uri=uri)
@@ -158,8 +153,8 @@ async def test_in_postcopy_the_guest_moves_before_its_memory(boot, tmp_path, pro
         await intact(destination, tmp_path / "held")
 
 
-async def test_a_paused_postcopy_is_recovered_and_memory_is_whole(boot, tmp_path):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_paused_postcopy_is_recovered_and_memory_is_whole(tmp_path):
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate-set-parameters", max_postcopy_bandwidth=SLOW_BYTES)
         await in_postcopy(source, destination, await listens(destination))
@@ -179,8 +174,8 @@ async def test_a_paused_postcopy_is_recovered_and_memory_is_whole(boot, tmp_path
         await intact(destination, tmp_path / "held")
 
 
-async def test_a_destination_becomes_a_source(boot, tmp_path):
-    async with pair(boot=boot) as (first, second), started("-incoming", "defer") as third:
+async def test_a_destination_becomes_a_source(tmp_path):
+    async with pair(boot=BOOT) as (first, second), started("-incoming", "defer") as third:
         await first.stamps_on()
         await first.execute("migrate", uri=await listens(second))
         await moved(first, second)
@@ -191,8 +186,8 @@ async def test_a_destination_becomes_a_source(boot, tmp_path):
         await intact(third, tmp_path / "held")
 
 
-async def test_postcopy_follows_upon_postcopy(boot, tmp_path):
-    async with pair(boot=boot) as (first, second), started("-incoming", "defer") as third:
+async def test_postcopy_follows_upon_postcopy(tmp_path):
+    async with pair(boot=BOOT) as (first, second), started("-incoming", "defer") as third:
         await first.stamps_on()
         await in_postcopy(first, second, await listens(second))
         await fast(first)
@@ -208,8 +203,8 @@ async def test_postcopy_follows_upon_postcopy(boot, tmp_path):
 
 
 @pytest.mark.parametrize("profile", ["2.9", "7.2"])
-async def test_a_guest_that_was_paused_is_so_there(boot, profile):
-    async with pair("-profile", profile, boot=boot) as (source, destination):
+async def test_a_guest_that_was_paused_is_so_there(profile):
+    async with pair("-profile", profile, boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("stop")
         uri = f"tcp:127.0.0.1:{free_port()}"
@@ -224,8 +219,8 @@ async def test_a_guest_that_was_paused_is_so_there(boot, profile):
         await destination.stamps_on()
 
 
-async def test_a_destination_that_is_not_to_run_waits_for_cont(boot):
-    async with pair(boot=boot, destination=("-S",)) as (source, destination):
+async def test_a_destination_that_is_not_to_run_waits_for_cont():
+    async with pair(boot=BOOT, destination=("-S",)) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate", uri=await listens(destination))
         await destination.has("completed")
@@ -234,8 +229,8 @@ async def test_a_destination_that_is_not_to_run_waits_for_cont(boot):
         await destination.stamps_on()
 
 
-async def test_a_guest_that_never_ran_goes_over_and_begins_there(boot):
-    async with pair(boot=boot, source=("-S",)) as (source, destination):
+async def test_a_guest_that_never_ran_goes_over_and_begins_there():
+    async with pair(boot=BOOT, source=("-S",)) as (source, destination):
         await source.execute("migrate", uri=await listens(destination))
         await destination.has("completed")
         assert await destination.run_state() == "prelaunch"
@@ -246,8 +241,8 @@ async def test_a_guest_that_never_ran_goes_over_and_begins_there(boot):
 # What can be changed and looked at meanwhile
 
 
-async def test_each_pass_is_told_of(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_each_pass_is_told_of():
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate", uri=await listens(destination))
         await moved(source, destination)
@@ -257,8 +252,8 @@ async def test_each_pass_is_told_of(boot):
         assert ram["dirty-sync-count"] == len(passes) >= 2
 
 
-async def test_without_the_capability_nothing_is_told_of(boot):
-    async with pair(boot=boot, capabilities=()) as (source, destination):
+async def test_without_the_capability_nothing_is_told_of():
+    async with pair(boot=BOOT, capabilities=()) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate", uri=await listens(destination))
         await source.has("STOP")
@@ -267,8 +262,8 @@ async def test_without_the_capability_nothing_is_told_of(boot):
         assert destination.names() == ["setup", "RESUME"]  # that it waits is told always
 
 
-async def test_a_bandwidth_is_heeded_at_once(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_bandwidth_is_heeded_at_once():
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate-set-parameters", max_bandwidth=4096)
         await source.execute("migrate", uri=await listens(destination))
@@ -282,8 +277,8 @@ async def test_a_bandwidth_is_heeded_at_once(boot):
 # It ends otherwise
 
 
-async def test_cancelled_while_it_is_active_the_guest_runs_on(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_cancelled_while_it_is_active_the_guest_runs_on():
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
@@ -296,8 +291,8 @@ async def test_cancelled_while_it_is_active_the_guest_runs_on(boot):
         await runs_on(source)
 
 
-async def test_cancelled_in_postcopy_the_guest_runs_nowhere_but_there(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_cancelled_in_postcopy_the_guest_runs_nowhere_but_there():
+    async with pair(boot=BOOT) as (source, destination):
         await source.execute("migrate-set-parameters", max_postcopy_bandwidth=SLOW_BYTES)
         await source.stamps_on()
         await in_postcopy(source, destination, await listens(destination))
@@ -307,8 +302,8 @@ async def test_cancelled_in_postcopy_the_guest_runs_nowhere_but_there(boot):
         assert await source.run_state() == "postmigrate"
 
 
-async def test_cancelled_while_it_is_paused_it_waits_for_good(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_cancelled_while_it_is_paused_it_waits_for_good():
+    async with pair(boot=BOOT) as (source, destination):
         await source.execute("migrate-set-parameters", max_postcopy_bandwidth=SLOW_BYTES)
         await source.stamps_on()
         await in_postcopy(source, destination, await listens(destination))
@@ -320,8 +315,8 @@ async def test_cancelled_while_it_is_paused_it_waits_for_good(boot):
         assert await source.quit() == 0
 
 
-async def test_cancelled_while_it_connects_the_guest_runs_on(boot):
-    async with started(boot=boot) as source:
+async def test_cancelled_while_it_connects_the_guest_runs_on():
+    async with started(boot=BOOT) as source:
         await source.stamps_on()
         with full_listener() as (port, listener):
             await source.execute("migrate", uri=f"tcp:127.0.0.1:{port}")
@@ -356,8 +351,8 @@ def full_listener():
         ("unix:/nonexistent/s", "Failed to connect to '/nonexistent/s': No such file or directory"),
     ],
 )
-async def test_nobody_is_there_and_another_time_somebody_is(boot, uri, why, profile):
-    async with pair("-profile", profile, boot=boot) as (source, destination):
+async def test_nobody_is_there_and_another_time_somebody_is(uri, why, profile):
+    async with pair("-profile", profile, boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate", uri=uri)
         await source.has("failed")
@@ -406,10 +401,8 @@ async def test_a_port_in_use_is_refused_and_another_one_taken():
         ),
     ],
 )
-async def test_a_destination_of_another_kind_refuses_and_the_guest_runs_on(
-    boot, theirs, said, profile
-):
-    async with pair("-profile", profile, boot=boot, destination=theirs) as (source, destination):
+async def test_a_destination_of_another_kind_refuses_and_the_guest_runs_on(theirs, said, profile):
+    async with pair("-profile", profile, boot=BOOT, destination=theirs) as (source, destination):
         await source.stamps_on()
         uri = f"tcp:127.0.0.1:{free_port()}"
         await destination.execute("migrate-incoming", uri=uri)
@@ -429,8 +422,8 @@ async def test_a_destination_of_another_kind_refuses_and_the_guest_runs_on(
             await moved(source, another)
 
 
-async def test_a_destination_that_dies_leaves_the_guest_where_it_is(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_destination_that_dies_leaves_the_guest_where_it_is():
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
@@ -440,8 +433,8 @@ async def test_a_destination_that_dies_leaves_the_guest_where_it_is(boot):
         await runs_on(source)
 
 
-async def test_a_source_that_dies_ends_the_destination(boot):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_source_that_dies_ends_the_destination():
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
@@ -451,8 +444,8 @@ async def test_a_source_that_dies_ends_the_destination(boot):
 
 
 @pytest.mark.parametrize("lost_by", ["source", "destination"])
-async def test_in_2_9_a_link_that_is_lost_in_postcopy_is_the_end(boot, lost_by):
-    async with pair("-profile", "2.9", boot=boot) as (source, destination):
+async def test_in_2_9_a_link_that_is_lost_in_postcopy_is_the_end(lost_by):
+    async with pair("-profile", "2.9", boot=BOOT) as (source, destination):
         await source.stamps_on()
         with held_connection() as (at_source, near, far, at_destination):
             await source.pass_fd(at_source.fileno(), "mig")
@@ -501,8 +494,8 @@ async def carry_until_postcopy(near, far, destination):
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-async def test_a_yank_breaks_the_connection(boot, side):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_yank_breaks_the_connection(side):
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
@@ -516,8 +509,8 @@ async def test_a_yank_breaks_the_connection(boot, side):
         assert {"type": "migration"} not in await source.execute("query-yank")
 
 
-async def test_a_yank_in_postcopy_pauses_it(boot, tmp_path):
-    async with pair(boot=boot) as (source, destination):
+async def test_a_yank_in_postcopy_pauses_it(tmp_path):
+    async with pair(boot=BOOT) as (source, destination):
         await source.stamps_on()
         await source.execute("migrate-set-parameters", max_postcopy_bandwidth=SLOW_BYTES)
         await in_postcopy(source, destination, await listens(destination))
@@ -536,9 +529,9 @@ async def test_a_yank_in_postcopy_pauses_it(boot, tmp_path):
 # Devices alone
 
 
-async def test_devices_alone_are_saved_and_loaded(boot, tmp_path):
+async def test_devices_alone_are_saved_and_loaded(tmp_path):
     path = tmp_path / "devices"
-    async with started(boot=boot) as one:
+    async with started(boot=BOOT) as one:
         await one.stamps_on()
         await one.execute("xen-save-devices-state", filename=str(path), live=True)
         assert one.names() == ["STOP", "RESUME"]
@@ -546,19 +539,19 @@ async def test_devices_alone_are_saved_and_loaded(boot, tmp_path):
         loaded = await one.refuses("xen-load-devices-state", filename=str(path))
         assert loaded == "Cannot update device state while vm is running"
     without = ("-global", "migration.send-configuration=off", "-S")
-    async with started(*without, boot=boot) as other:
+    async with started(*without, boot=BOOT) as other:
         await other.execute("xen-load-devices-state", filename=str(path))
         assert other.said == []
         path.write_bytes(path.read_bytes()[:-100])
         refused = await other.refuses("xen-load-devices-state", filename=str(path))
         assert refused == "An IO error has occurred"
-    async with started("-S", boot=boot) as expects_configuration:
+    async with started("-S", boot=BOOT) as expects_configuration:
         refused = await expects_configuration.refuses("xen-load-devices-state", filename=str(path))
         assert refused == "An IO error has occurred"
         assert await expects_configuration.run_state() in ("prelaunch", "restore-vm")
 
 
-async def test_an_announcement_is_made_when_it_is_asked_for(boot):
-    async with started(boot=boot) as one:
+async def test_an_announcement_is_made_when_it_is_asked_for():
+    async with started(boot=BOOT) as one:
         rounds = {"initial": 1, "max": 10, "rounds": 3, "step": 1}
         await one.execute("announce-self", **rounds)
