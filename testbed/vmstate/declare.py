@@ -9,8 +9,8 @@ with attributes; a field's name says where its value is, as in C: `queue.rptr`,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -24,6 +24,15 @@ State = Any
 
 class Node(list[tuple[str, Any]]):
     """A JSON object, whose keys may come more than once: a described list repeats them."""
+
+
+class Fixed(Node):
+    """A description that does not change any more: its text is made once."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.texts: dict[str, str] = {}
+        """By what separates things in it."""
 
 
 ELEMENTS_MAX = 1 << 20
@@ -87,6 +96,19 @@ class Element(NamedTuple):
     """The description of the field, to which an `Info` may add; None if none is wanted."""
 
 
+class Coding(NamedTuple):
+    """How a field can be coded together with its neighbours."""
+
+    code: str
+    """`struct`'s, of one value: a number, or bytes (`s`); or of none (`x`)."""
+    size: int
+    """In bytes; any bytes of this size are a value."""
+    decode: Callable[[Any], Any] | None = None
+    """What the state has for a value that was loaded, if not the value itself."""
+    encode: Callable[[Any], Any] | None = None
+    """And back; bytes of another size are none that can be coded so."""
+
+
 class Info:
     """How one kind of element lies in the stream; subclasses may be open-coded."""
 
@@ -108,6 +130,11 @@ class Info:
             VmStateFailed: it may not be.
         """
         raise NotImplementedError
+
+    def coding(self, field: Field) -> Coding | None:  # noqa: ARG002
+        """How a field without `num_field` and `size_field` is coded, to the effects of `put` and
+        `get`; None if these have more to decide or may refuse."""
+        return None
 
 
 Exists = Callable[[State, int], bool]
@@ -216,6 +243,10 @@ class VmState:
     """A device of it blocks migration."""
     priority: int = 0
     """The higher, the earlier among the device sections."""
+    plans: dict[int, tuple[Any, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By version_id, as `compile.py` makes them; no part of the declaration."""
 
     def __post_init__(self) -> None:
         """State what a declaration has to keep."""
@@ -238,7 +269,8 @@ STEP = re.compile(r"(?:\.|->|^)([A-Za-z_]\w*)|\[(\d+)\]")
 
 
 @lru_cache(4096)
-def _steps(path: str) -> tuple[str | int, ...]:
+def path_steps(path: str) -> tuple[str | int, ...]:
+    """The attributes (str) and indices (int) that a path is made of."""
     steps: list[str | int] = []
     at = 0
     while at < len(path):
@@ -249,25 +281,23 @@ def _steps(path: str) -> tuple[str | int, ...]:
     return tuple(steps)
 
 
-def _step(state: State, step: str | int) -> Any:
-    if isinstance(step, int):
-        return state[step]
-    return getattr(state, step)
+def walk(state: State, steps: Iterable[str | int]) -> Any:
+    """What is there, from the state on."""
+    for step in steps:
+        state = state[step] if isinstance(step, int) else getattr(state, step)
+    return state
 
 
 def read_path(state: State, path: str) -> Any:
     """What the state has at `path`; the state itself for an empty one."""
-    for step in _steps(path):
-        state = _step(state, step)
-    return state
+    return walk(state, path_steps(path))
 
 
 def write_path(state: State, path: str, value: Any) -> None:
     """Have the state hold `value` at `path`, which is not empty."""
-    *steps, last = _steps(path)
-    for step in steps:
-        state = _step(state, step)
+    *steps, last = path_steps(path)
+    owner = walk(state, steps)
     if isinstance(last, int):
-        state[last] = value
+        owner[last] = value
     else:
-        setattr(state, last, value)
+        setattr(owner, last, value)

@@ -6,7 +6,7 @@ import json
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from .declare import Node
+from .declare import Fixed, Node
 from .save import Manner
 
 
@@ -52,6 +52,11 @@ def text(node: Node, *, manner: Manner = Manner.QEMU_7_2) -> str:
 
 
 def _text(value: Any, blank: str) -> str:
+    if isinstance(value, Fixed):
+        known = value.texts.get(blank)
+        if known is None:
+            known = value.texts[blank] = _text(Node(value), blank)
+        return known
     if isinstance(value, Node):
         pairs = []
         for key, each in value:  # most are these, and a machine has thousands

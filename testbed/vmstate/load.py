@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .compile import SUBSECTION, plan
 from .declare import (
     ELEMENTS_MAX,
     Element,
@@ -22,9 +23,6 @@ from .declare import (
 )
 from .failure import EINVAL, ENOENT, VmStateFailed
 from .scalars import NULLPTR, Scalar
-
-SUBSECTION = 0x05
-"""`QEMU_VM_SUBSECTION`, before a subsection's name."""
 
 
 def load(vmstate: VmState, state: State, version_id: int, source: Source) -> Story[None]:
@@ -60,11 +58,14 @@ class _Load:
         _check_version(vmstate, int32(version_id))
         if vmstate.pre_load is not None:
             vmstate.pre_load(state)
-        for field in vmstate.fields:
-            if field.exists_in(state, version_id):
-                yield from self._field(vmstate, field, state)
-            elif field.must_exist:
-                raise VmStateFailed(-1, f"Input validation failed: {vmstate.name}/{field.name}")
+        for fields, exists, must_exist, run in plan(vmstate, version_id):
+            if exists is not None and not exists(state, version_id):
+                if must_exist:
+                    line = f"Input validation failed: {vmstate.name}/{fields[0][0].name}"
+                    raise VmStateFailed(-1, line)
+            elif run is None or not run.load(state, self.source):
+                for field, _ in fields:
+                    yield from self._field(vmstate, field, state)
         try:
             yield from self._subsections(vmstate, state)
         except VmStateFailed as failed:

@@ -6,21 +6,16 @@ Source: QEMU `migration/vmstate.c`, `vmstate_save_state_v`, `vmsd_desc_field_sta
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
-from struct import Struct
 from typing import Any
 
-from .declare import Element, Field, Node, State, VmState, read_path
+from .compile import SUBSECTION, Step, plan
+from .declare import Element, Field, Fixed, Node, State, VmState, read_path
 from .failure import VmStateFailed
-from .load import SUBSECTION
 from .scalars import NULLPTR, Scalar
-
-PLAIN_MIN = 4
-"""Elements of an array for which it is worth while to look whether they are plain."""
 
 
 class Manner(Enum):
@@ -49,42 +44,6 @@ def save(vmstate: VmState, state: State, *, manner: Manner = Manner.QEMU_7_2) ->
     node = Node()
     saver.save(vmstate, state, node)
     return Saved(bytes(saver.data), node)
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A struct of plain values alone, each always there: one code for all, one description."""
-
-    code: Struct
-    paths: tuple[str, ...]
-    node: Node
-
-    @classmethod
-    def of(cls, field: Field) -> Plain | None:
-        """What the elements of an array are, if they are that, and each of them is described."""
-        vmstate = field.vmstate
-        if vmstate is None or not field.is_struct or field.pointers or can_compress(field):
-            return None
-        hooks = vmstate.pre_save, vmstate.post_save, field.struct_version_id
-        if vmstate.subsections or any(each is not None for each in hooks):
-            return None
-        described = []
-        for each in vmstate.fields:
-            plain = type(each.info) is Scalar and not each.is_array and not each.pointers
-            if not plain or each.exists is not None or each.version_id > vmstate.version_id:
-                return None
-            assert isinstance(each.info, Scalar)
-            described.append((each.name, each.info, each.path))
-        names = [name for name, _, _ in described]
-        if len(set(names)) < len(names) or not all(path for _, _, path in described):
-            return None
-        fields = [
-            Node([("name", name), ("type", info.name), ("size", info.wire_bytes)])
-            for name, info, _ in described
-        ]
-        head = ("vmsd_name", vmstate.name), ("version", vmstate.version_id)
-        code = Struct(">" + "".join(info.code for _, info, _ in described))
-        return cls(code, tuple(path for _, _, path in described), Node([*head, ("fields", fields)]))
 
 
 class _Save:
@@ -117,16 +76,37 @@ class _Save:
         if node is not None:
             fields = []
             node += ("vmsd_name", vmstate.name), ("version", version_id), ("fields", fields)
-        for field, name in zip(vmstate.fields, unique_names(vmstate), strict=True):
-            if field.exists_in(state, version_id):
-                try:
-                    self._field(field, name, state, fields)
-                except VmStateFailed as failed:
-                    line = f"Save of field {vmstate.name}/{field.name} failed"
-                    raise failed.within(line) from failed
-            elif field.must_exist:
-                line = f"Output state validation failed: {vmstate.name}/{field.name}"
+        for step in plan(vmstate, version_id):
+            if step.exists is None or step.exists(state, version_id):
+                self._step(vmstate, step, state, fields)
+            elif step.must_exist:
+                line = f"Output state validation failed: {vmstate.name}/{step.fields[0][0].name}"
                 raise VmStateFailed(-1, line)
+
+    def _step(self, vmstate: VmState, step: Step, state: State, into: list[Node] | None) -> None:
+        """Save fields at once, if they can be and it is known how they are described."""
+        data = nodes = None
+        if step.run is not None:
+            data, nodes = step.run.save(state), step.run.nodes.get(self._manner)
+        if data is not None and (into is None or nodes is not None):
+            self.data += data
+            if into is not None and nodes is not None:
+                into += nodes
+            return
+        begin = 0 if into is None else len(into)
+        for field, name in step.fields:
+            self._one(vmstate, field, name, state, into)
+        if step.run is not None and data is not None and into is not None:
+            step.run.nodes[self._manner] = [Fixed(node) for node in into[begin:]]
+
+    def _one(
+        self, vmstate: VmState, field: Field, name: str, state: State, into: list[Node] | None
+    ) -> None:
+        try:
+            self._field(field, name, state, into)
+        except VmStateFailed as failed:
+            line = f"Save of field {vmstate.name}/{field.name} failed"
+            raise failed.within(line) from failed
 
     def _field(self, field: Field, name: str, state: State, into: list[Node] | None) -> None:
         value = read_path(state, field.path)
@@ -144,10 +124,6 @@ class _Save:
         if isinstance(field.info, Scalar) and not field.pointers and can_compress(field):
             self._scalars(field.info, name, elements, into)
             return
-        plain = Plain.of(field) if count >= PLAIN_MIN and into is not None else None
-        if plain is not None and into is not None:
-            self._plain(field, name, elements, plain, into)
-            return
         for first, end in self._runs(field, elements):
             once = can_compress(field) or self._is_null_run(field, elements[first])
             for index in range(first, end):
@@ -161,19 +137,6 @@ class _Save:
                 place = ("array_len", left) if once else ("index", index)
                 shown = place if left > 1 else None
                 self._element(field, name, elements[index], size, described, shown)
-
-    def _plain(
-        self, field: Field, name: str, elements: Sequence[Any], plain: Plain, into: list[Node]
-    ) -> None:
-        """An array of structs of which each is described, all in the same words."""
-        count, size = len(elements), plain.code.size
-        for index, element in enumerate(elements):
-            self.data += plain.code.pack(*[read_path(element, path) for path in plain.paths])
-            # Before 10.0 it is the array that is counted, and not what is left of it.
-            left = count if self._manner is not Manner.QEMU_10_0 else count - index
-            place = [("index", index)] if left > 1 else []
-            kind, inner = ("type", field.type_name), ("struct", plain.node)
-            into.append(Node([("name", name), *place, kind, inner, ("size", size)]))
 
     def _runs(self, field: Field, elements: Sequence[Any]) -> Iterator[tuple[int, int]]:
         """From where to where elements are described together: 10.0 tells NULLs from others."""
@@ -243,19 +206,6 @@ class _Save:
                 node.append(("subsections", described))
             described.append(Node())
             self.save(each, state, described[-1])
-
-
-def unique_names(vmstate: VmState) -> list[str]:
-    """The fields' names in a vmdesc: a name that more than one field has is numbered."""
-    names = [field.name for field in vmstate.fields]
-    if len(set(names)) == len(names):
-        return names
-    count, met, names = Counter(names), Counter[str](), []
-    for field in vmstate.fields:
-        number = met[field.name]
-        met[field.name] += 1
-        names.append(field.name if count[field.name] == 1 else f"{field.name}[{number}]")
-    return names
 
 
 def can_compress(field: Field) -> bool:

@@ -7,12 +7,12 @@ of `migration/savevm.c`. Names are QEMU's, oddities included: `uint64_equal` goe
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .declare import FIELD_BYTES_MAX, Element, Info, Loader, Saver, Story
+from .declare import FIELD_BYTES_MAX, Coding, Element, Field, Info, Loader, Saver, Story
 from .failure import EINVAL, VmStateFailed
 
 WORD_BITS = 64
@@ -60,6 +60,12 @@ class Scalar(Info):
         """Read a value, whatever was before."""
         return self.unpack((yield from loader.read(self.wire_bytes)))[0]
 
+    def coding(self, field: Field) -> Coding | None:
+        """As one value, or as the bytes of an array."""
+        if field.num is None:
+            return Coding(self.code, self.wire_bytes)
+        return raw(field.num, self.wire_bytes, self.unpack, self.pack)
+
     @property
     def wire_bytes(self) -> int:
         """Bytes of one value in the stream."""
@@ -90,6 +96,12 @@ class Timer(Scalar):
     def unpack(self, data: bytes) -> list[Any]:
         """All the times that lie back to back in `data`."""
         return [timer_get(data[at : at + 8]) for at in range(0, len(data), 8)]
+
+    def coding(self, field: Field) -> Coding | None:
+        """As its be64."""
+        if field.num is None:
+            return raw(1, self.wire_bytes, timer_get, timer_put)
+        return super().coding(field)
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,10 @@ class Buffer(Info):
         """Read the bytes."""
         return (yield from loader.read(bounded(element.size)))
 
+    def coding(self, field: Field) -> Coding | None:
+        """As they are."""
+        return None if field.is_array else raw(field.size)
+
 
 class Unused(Info):
     """Room that a field once had: zeros go out, anything may come in."""
@@ -162,6 +178,10 @@ class Unused(Info):
     def get(self, loader: Loader, element: Element) -> Story[Any]:
         """Read over it."""
         yield from loader.read(bounded(element.size))
+
+    def coding(self, field: Field) -> Coding | None:
+        """As nothing."""
+        return None if field.is_array else Coding(f"{field.size}x", field.size)
 
 
 class Bitmap(Info):
@@ -184,6 +204,18 @@ class Bitmap(Info):
         data = yield from loader.read(bounded(-(-element.size // WORD_BITS) * 8))
         little = b"".join(data[at : at + 8][::-1] for at in range(0, len(data), 8))
         return int.from_bytes(little, "little")
+
+
+def raw(
+    count: int,
+    size: int = 1,
+    decode: Callable[[bytes], Any] | None = None,
+    encode: Callable[[Any], bytes] | None = None,
+) -> Coding | None:
+    """The coding of `count` times `size` bytes; None if there are no so many."""
+    if type(count) is not int or not 0 <= count * size <= FIELD_BYTES_MAX:
+        return None
+    return Coding(f"{count * size}s", count * size, decode, encode)
 
 
 def bounded(size: int) -> int:
