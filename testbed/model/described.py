@@ -28,7 +28,7 @@ from testbed.vmstate import (
     fields,
     scalars,
 )
-from testbed.vmstate.declare import NAME_BYTES_MAX
+from testbed.vmstate.declare import NAME_BYTES_MAX, Coding
 
 from .registry import Entry, Registry
 
@@ -59,6 +59,10 @@ class OpenCoded(Info):
     def get(self, loader: Loader, element: Element) -> Story[Any]:
         """Load them."""
         return (yield from loader.read(element.size))
+
+    def coding(self, field: Field) -> Coding | None:
+        """As they are."""
+        return None if field.is_array else scalars.raw(field.size)
 
 
 class Sized:

@@ -26,6 +26,8 @@ PLANS_MAX = 8
 """Of a declaration, one for each version_id; a peer names that of a section."""
 SUBSECTION = 0x05
 """`QEMU_VM_SUBSECTION`, before a subsection's name."""
+HEAD_BYTES = 2
+"""That, and the length of the name."""
 UNUSUAL = (AssertionError, AttributeError, LookupError, TypeError, ValueError, OverflowError)
 """What comes of a value that is not as declared; who codes field by field tells what it is."""
 
@@ -49,8 +51,8 @@ class Shape:
     leaves: list[Leaf] = field(default_factory=list)
     arrays: list[tuple[Steps, int]] = field(default_factory=list)
     """Lists of structs, and how many elements they have to have."""
-    ends: list[int] = field(default_factory=list)
-    """Offsets behind structs: a loader looks for subsections there."""
+    ends: list[tuple[int, bytes]] = field(default_factory=list)
+    """Offsets behind structs, where a loader looks for a subsection, and how its name begins."""
 
     def add(self, other: Shape, prefix: Steps = ()) -> bool:
         """Append another one, whose state is at `prefix` of ours; false if that is too much."""
@@ -63,7 +65,7 @@ class Shape:
         self.size += other.size
         self.leaves += [each._replace(owner=prefix + each.owner) for each in other.leaves]
         self.arrays += [(prefix + steps, count) for steps, count in other.arrays]
-        self.ends += [at + end for end in other.ends]
+        self.ends += [(at + end, name) for end, name in other.ends]
         return True
 
 
@@ -83,7 +85,7 @@ class Run:
         self._sizes = [(n, each.size) for n, each in enumerate(codings) if each.code[-1] == "s"]
         self._arrays, self._ends = shape.arrays, shape.ends
         # Behind a struct that comes last, the loader looks at the next byte.
-        self._wanted = max([shape.size, *(end + 1 for end in shape.ends)])
+        self._wanted = max([shape.size, *(end + 1 for end, _ in shape.ends)])
 
     def load(self, state: State, source: Source) -> bool:
         """Load all; false if it cannot be done at once, and then nothing is done."""
@@ -92,8 +94,8 @@ class Run:
         with source.in_hand() as view:
             if len(view) < self._wanted:
                 return False
-            for end in self._ends:
-                if view[end] == SUBSECTION:
+            for end, name in self._ends:
+                if view[end] == SUBSECTION and _may_begin_subsection(view[end:], name):
                     return False
             if any(len(walk(state, steps)) < count for steps, count in self._arrays):
                 return False
@@ -224,8 +226,18 @@ def _struct(vmstate: VmState, version_id: int | None) -> Shape | None:
             found = _shape(each)
             if found is None or not whole.add(found):
                 return None
-    whole.ends.append(whole.size)
+    whole.ends.append((whole.size, vmstate.name.encode()))
     return whole
+
+
+def _may_begin_subsection(view: memoryview, name: bytes) -> bool:
+    """Whether it is one of a VMSD of that name, or not enough is in hand to know."""
+    if len(view) < HEAD_BYTES:
+        return True
+    length = view[HEAD_BYTES - 1]
+    if length <= len(name):
+        return False
+    return len(view) < HEAD_BYTES + length or view[HEAD_BYTES : HEAD_BYTES + len(name)] == name
 
 
 def _grouped(leaves: Sequence[Leaf]) -> Iterator[tuple[Steps, list[Any]]]:

@@ -190,18 +190,19 @@ def plain(node: Any) -> Any:
     return [plain(each) for each in node] if isinstance(node, list) else node
 
 
-@pytest.mark.parametrize("name", ["pit channel/x", "pit channel", "other"])
-@pytest.mark.parametrize("at", range(1, 8))
-def test_what_looks_like_a_subsection_behind_a_struct_is_one(name: str, at: int) -> None:
-    array = f.array(f.struct("cells", CHANNEL), 3)
-    vmstate = VmState("dev", fields=(f.uint8("a"), array, f.buffer("z", 30)))
-    payload = bytearray(200)
-    end = 1 + len(save(CHANNEL, whole(CHANNEL)).data) * (1 + at // 2) - at % 2
-    payload[end : end + 2 + len(name)] = bytes([5, len(name)]) + name.encode()
-    at_once = told(vmstate, 0, bytes(payload), [])
+@pytest.mark.parametrize("name", ["pit channel/x", "pit channel", "pit channe", "other name, long"])
+@pytest.mark.parametrize("at", range(2, 8))
+@pytest.mark.parametrize("left", [0, 1, 2, 9, 99])
+def test_what_looks_like_a_subsection_behind_a_struct_is_one(name: str, at: int, left: int) -> None:
+    vmstate = VmState("dev", fields=(f.uint8("a"), f.array(f.struct("cells", CHANNEL), 3)))
+    end = 1 + len(save(CHANNEL, whole(CHANNEL)).data) * (at // 2) - at % 2
+    head = bytes([5, len(name)]) + name.encode()
+    payload = (bytes(end) + head + bytes(200))[: end + left]
+    at_once = told(vmstate, 0, payload, [])
     with field_by_field(vmstate):
-        assert at_once == told(vmstate, 0, bytes(payload), [])
-    assert isinstance(at_once[0], str) is (name == "pit channel/x" and at in (2, 4))
+        assert at_once == told(vmstate, 0, payload, [])
+    if left == 99:
+        assert isinstance(at_once[0], str) is (name == "pit channel/x" and not at % 2)
 
 
 def test_nothing_is_loaded_behind_an_error() -> None:
