@@ -9,18 +9,29 @@ does nothing at all where it is not so, and leaves the fields to those two.
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat
 from operator import getitem, setitem
 from typing import Any, NamedTuple
 
-from .declare import Coding, Exists, Field, Source, State, VmState, int32, path_steps, walk
+from .declare import (
+    Coding,
+    Exists,
+    Field,
+    FixedNodes,
+    Source,
+    State,
+    VmState,
+    int32,
+    path_steps,
+    walk,
+)
 
 RUN_BYTES_MAX = 1 << 16
 """Of one run: it waits for all of them to be in hand."""
-RUN_LEAVES_MAX = 1 << 12
+RUN_VALUES_MAX = 1 << 12
 """Values of one run; what has more is coded element by element, each a run of its own."""
 PLANS_MAX = 8
 """Of a declaration, one for each version_id; a peer names that of a section."""
@@ -32,58 +43,134 @@ UNUSUAL = (AssertionError, AttributeError, LookupError, TypeError, ValueError, O
 """What comes of a value that is not as declared; who codes field by field tells what it is."""
 
 Steps = tuple[str | int, ...]
+exhaust = deque[None](maxlen=0).extend
+"""Runs through an iterator for its effects."""
 
 
 class Leaf(NamedTuple):
-    """A value: where its owner is, from the state on; its place in that; how it is coded."""
+    """A value: its number in the run, where its owner is, and its place in that."""
 
+    number: int
     owner: Steps
     place: str | int
-    coding: Coding
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Values that follow each other and have one owner."""
+
+    numbers: slice
+    owner: Steps
+    places: tuple[str | int, ...]
+    """All of them attributes, or all of them indices."""
+
+    def is_whole(self, state: State) -> bool:  # noqa: ARG002
+        """It has no length."""
+        return True
+
+    def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
+        """Owner and place of each value."""
+        return repeat(walk(state, self.owner) if self.owner else state), self.places
+
+    @property
+    def is_list(self) -> bool:
+        """The owner is one."""
+        return isinstance(self.places[0], int)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The same value of each struct of an array."""
+
+    numbers: slice
+    array: Steps
+    length: int
+    owner: Steps
+    """From an element on."""
+    place: str | int
+
+    def is_whole(self, state: State) -> bool:
+        """The state has so many elements."""
+        return len(walk(state, self.array)) >= self.length
+
+    def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
+        """Owner and place of each value."""
+        elements = walk(state, self.array)[: self.length]
+        owners = [walk(each, self.owner) for each in elements] if self.owner else elements
+        return owners, repeat(self.place)
+
+    @property
+    def is_list(self) -> bool:
+        """The owners are lists."""
+        return isinstance(self.place, int)
 
 
 @dataclass(slots=True)
 class Shape:
     """What a run is made of, while it is put together."""
 
-    code: list[str] = field(default_factory=list)
+    code: str = ""
     size: int = 0
+    codings: list[Coding] = field(default_factory=list)
+    """Of its values, in order."""
     leaves: list[Leaf] = field(default_factory=list)
-    arrays: list[tuple[Steps, int]] = field(default_factory=list)
-    """Lists of structs, and how many elements they have to have."""
+    columns: list[Column] = field(default_factory=list)
     ends: list[tuple[int, bytes]] = field(default_factory=list)
     """Offsets behind structs, where a loader looks for a subsection, and how its name begins."""
 
     def add(self, other: Shape, prefix: Steps = ()) -> bool:
-        """Append another one, whose state is at `prefix` of ours; false if that is too much."""
-        if self.size + other.size > RUN_BYTES_MAX:
+        """Append another one, whose state is at `prefix` of ours; not if that is too much."""
+        if not self._has_room(other):
             return False
-        if len(self.leaves) + len(other.leaves) > RUN_LEAVES_MAX:
+        at = len(self.codings)
+        self.leaves += [Leaf(at + n, prefix + owner, place) for n, owner, place in other.leaves]
+        self.columns += [
+            replace(each, numbers=_moved(each.numbers, at), array=prefix + each.array)
+            for each in other.columns
+        ]
+        self._append(other)
+        return True
+
+    def add_array(self, inner: Shape, array: Steps, length: int) -> bool:
+        """Append structs that are the elements of an array, and have no arrays themselves."""
+        if inner.columns or not inner.leaves or not self._has_room(inner, length):
             return False
-        at = self.size
+        at, stride = len(self.codings), len(inner.codings)
+        numbers = slice(at, at + stride * length, stride)
+        self.columns += [
+            Column(_moved(numbers, number), array, length, owner, place)
+            for number, owner, place in inner.leaves
+        ]
+        for _ in range(length):
+            self._append(inner)
+        return True
+
+    def _has_room(self, other: Shape, times: int = 1) -> bool:
+        values = len(self.codings) + times * len(other.codings)
+        return values <= RUN_VALUES_MAX and self.size + times * other.size <= RUN_BYTES_MAX
+
+    def _append(self, other: Shape) -> None:
+        self.ends += [(self.size + end, name) for end, name in other.ends]
         self.code += other.code
         self.size += other.size
-        self.leaves += [each._replace(owner=prefix + each.owner) for each in other.leaves]
-        self.arrays += [(prefix + steps, count) for steps, count in other.arrays]
-        self.ends += [(at + end, name) for end, name in other.ends]
-        return True
+        self.codings += other.codings
 
 
 class Run:
     """Fields that are coded at once, or not at all."""
 
     def __init__(self, shape: Shape) -> None:
-        self.nodes: dict[Any, list[Any]] = {}
+        self.nodes: dict[Any, FixedNodes] = {}
         """How they are described, by manner, once they were."""
-        self._codec = struct.Struct(f">{''.join(shape.code)}")
-        self._groups = [
-            (owner, isinstance(places[0], int), places) for owner, places in _grouped(shape.leaves)
-        ]
-        codings = [leaf.coding for leaf in shape.leaves]
+        self._codec = struct.Struct(f">{shape.code}")
+        # In the order of the stream: what is stored twice is what came last.
+        parts: list[Row | Column] = [*_rows(shape.leaves), *shape.columns]
+        self._parts = sorted(parts, key=lambda part: part.numbers.start)
+        self._ends, codings = shape.ends, shape.codings
         self._decode = [(n, each.decode) for n, each in enumerate(codings) if each.decode]
         self._encode = [(n, each.encode) for n, each in enumerate(codings) if each.encode]
         self._sizes = [(n, each.size) for n, each in enumerate(codings) if each.code[-1] == "s"]
-        self._arrays, self._ends = shape.arrays, shape.ends
+        self._unset: list[Any] = [None] * len(codings)
         # Behind a struct that comes last, the loader looks at the next byte.
         self._wanted = max([shape.size, *(end + 1 for end, _ in shape.ends)])
 
@@ -97,35 +184,31 @@ class Run:
             for end, name in self._ends:
                 if view[end] == SUBSECTION and _may_begin_subsection(view[end:], name):
                     return False
-            if any(len(walk(state, steps)) < count for steps, count in self._arrays):
-                return False
             values: Sequence[Any] = self._codec.unpack_from(view)
+        if not all(part.is_whole(state) for part in self._parts):
+            return False
         if self._decode:
             values = list(values)
             for number, decode in self._decode:
                 values[number] = decode(values[number])
-        left = iter(values)
-        for steps, is_list, places in self._groups:
-            store: Callable[[Any, Any, Any], None] = setitem if is_list else setattr
-            owner = walk(state, steps) if steps else state
-            for place, value in zip(places, left):  # noqa: B905 -- the rest is for other owners
-                store(owner, place, value)
+        for part in self._parts:
+            store: Any = setitem if part.is_list else setattr
+            exhaust(map(store, *part.found(state), values[part.numbers]))
         source.skip(self._codec.size)
         return True
 
     def save(self, state: State) -> bytes | None:
         """All of their bytes; None if they cannot be had at once."""
-        values: list[Any] = []
+        values = self._unset.copy()
         try:
-            if any(len(walk(state, steps)) < count for steps, count in self._arrays):
-                return None
-            for steps, is_list, places in self._groups:
-                fetch: Callable[[Any, Any], Any] = getitem if is_list else getattr
-                values += map(fetch, repeat(walk(state, steps) if steps else state), places)
+            for part in self._parts:
+                fetch: Any = getitem if part.is_list else getattr
+                values[part.numbers] = list(map(fetch, *part.found(state)))
             for number, encode in self._encode:
                 values[number] = encode(values[number])
-            if any(len(values[number]) != size for number, size in self._sizes):
-                return None
+            for number, size in self._sizes:
+                if len(values[number]) != size:
+                    return None
             return self._codec.pack(*values)
         except (struct.error, *UNUSUAL):
             return None
@@ -179,36 +262,31 @@ def _shape(each: Field) -> Shape | None:
     is_fixed = each.num_field is None and each.size_field is None
     if not is_fixed or each.must_exist or each.pointers or each.make is not None:
         return None
-    shape, steps = Shape(), path_steps(each.path)
+    steps = path_steps(each.path)
     if each.info is None:
         return _structs(each, steps)
     coding = each.info.coding(each)
     if coding is None or not 0 <= coding.size <= RUN_BYTES_MAX:
         return None
-    if coding.code[-1] != "x":
-        if not steps:
-            return None
-        shape.leaves.append(Leaf(steps[:-1], steps[-1], coding))
-    shape.code.append(coding.code)
-    shape.size = coding.size
-    return shape
+    if coding.code[-1] == "x":
+        return Shape(coding.code, coding.size)
+    return (
+        Shape(coding.code, coding.size, [coding], [Leaf(0, steps[:-1], steps[-1])])
+        if steps
+        else None
+    )
 
 
 def _structs(each: Field, steps: Steps) -> Shape | None:
     assert each.vmstate is not None, "a struct has a VMSD"
-    inner = _struct(each.vmstate, each.struct_version_id)
-    if inner is None or not each.is_array:
-        return _at(inner, steps)
-    count = each.num
-    if not steps or type(count) is not int or not 0 <= count <= RUN_LEAVES_MAX:
+    inner, count, whole = _struct(each.vmstate, each.struct_version_id), each.num, Shape()
+    if inner is None:
         return None
-    shape = Shape(arrays=[(steps, count)])
-    return shape if all(shape.add(inner, (*steps, index)) for index in range(count)) else None
-
-
-def _at(inner: Shape | None, steps: Steps) -> Shape | None:
-    shape = Shape()
-    return shape if inner is not None and shape.add(inner, steps) else None
+    if count is None:
+        return whole if whole.add(inner, steps) else None
+    if not steps or type(count) is not int or not 0 <= count <= RUN_VALUES_MAX:
+        return None
+    return whole if whole.add_array(inner, steps, count) else None
 
 
 def _struct(vmstate: VmState, version_id: int | None) -> Shape | None:
@@ -240,10 +318,17 @@ def _may_begin_subsection(view: memoryview, name: bytes) -> bool:
     return len(view) < HEAD_BYTES + length or view[HEAD_BYTES : HEAD_BYTES + len(name)] == name
 
 
-def _grouped(leaves: Sequence[Leaf]) -> Iterator[tuple[Steps, list[Any]]]:
-    """Places that follow each other in one owner."""
-    for (owner, _), same in groupby(leaves, lambda leaf: (leaf.owner, type(leaf.place))):
-        yield owner, [leaf.place for leaf in same]
+def _moved(numbers: slice, by: int) -> slice:
+    return slice(numbers.start + by, numbers.stop + by, numbers.step)
+
+
+def _rows(leaves: Sequence[Leaf]) -> Iterator[Row]:
+    keyed = ((leaf.number - n, leaf.owner, type(leaf.place)) for n, leaf in enumerate(leaves))
+    for _, same in groupby(zip(keyed, leaves, strict=True), lambda pair: pair[0]):
+        row = [leaf for _, leaf in same]
+        first, owner, _ = row[0]
+        numbers = slice(first, first + len(row))
+        yield Row(numbers, owner, tuple(leaf.place for leaf in row))
 
 
 def unique_names(vmstate: VmState) -> list[str]:

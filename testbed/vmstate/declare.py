@@ -26,13 +26,27 @@ class Node(list[tuple[str, Any]]):
     """A JSON object, whose keys may come more than once: a described list repeats them."""
 
 
-class Fixed(Node):
-    """A description that does not change any more: its text is made once."""
+class FixedNodes(list[Node]):
+    """Descriptions that do not change any more: their text is made once."""
 
-    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        super().__init__(nodes)
         self.texts: dict[str, str] = {}
         """By what separates things in it."""
+
+
+class FieldNodes(list[Node]):
+    """Descriptions of the fields of a VMSD."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed: list[tuple[int, FixedNodes]] = []
+        """From where on they are these, in order."""
+
+    def add_fixed(self, nodes: FixedNodes) -> None:
+        """Append these."""
+        self.fixed.append((len(self), nodes))
+        self += nodes
 
 
 ELEMENTS_MAX = 1 << 20

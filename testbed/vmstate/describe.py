@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from .declare import Fixed, Node
+from .declare import FieldNodes, FixedNodes, Node
 from .save import Manner
 
 
@@ -52,11 +53,6 @@ def text(node: Node, *, manner: Manner = Manner.QEMU_7_2) -> str:
 
 
 def _text(value: Any, blank: str) -> str:
-    if isinstance(value, Fixed):
-        known = value.texts.get(blank)
-        if known is None:
-            known = value.texts[blank] = _text(Node(value), blank)
-        return known
     if isinstance(value, Node):
         pairs = []
         for key, each in value:  # most are these, and a machine has thousands
@@ -68,5 +64,18 @@ def _text(value: Any, blank: str) -> str:
                 pairs.append(f'"{key}"{blank}: {_text(each, blank)}')
         return f"{{{blank}{', '.join(pairs)}{blank}}}"
     if isinstance(value, list):
-        return f"[{blank}{', '.join([_text(each, blank) for each in value])}{blank}]"
+        fixed = value.fixed if isinstance(value, FieldNodes) else []
+        return f"[{blank}{', '.join(_texts(value, fixed, blank))}{blank}]"
     return json.dumps(value)
+
+
+def _texts(values: list[Any], fixed: list[tuple[int, FixedNodes]], blank: str) -> Iterator[str]:
+    at = 0
+    for begin, nodes in fixed:
+        yield from (_text(each, blank) for each in values[at:begin])
+        at = begin + len(nodes)
+        if nodes:
+            if blank not in nodes.texts:
+                nodes.texts[blank] = ", ".join(_text(each, blank) for each in nodes)
+            yield nodes.texts[blank]
+    yield from (_text(each, blank) for each in values[at:])

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from .compile import SUBSECTION, Step, plan
-from .declare import Element, Field, Fixed, Node, State, VmState, read_path
+from .declare import Element, Field, FieldNodes, FixedNodes, Node, State, VmState, read_path
 from .failure import VmStateFailed
 from .scalars import NULLPTR, Scalar
 
@@ -72,9 +72,9 @@ class _Save:
                 vmstate.post_save(state)
 
     def _fields(self, vmstate: VmState, state: State, node: Node | None, version_id: int) -> None:
-        fields: list[Node] | None = None
+        fields: FieldNodes | None = None
         if node is not None:
-            fields = []
+            fields = FieldNodes()
             node += ("vmsd_name", vmstate.name), ("version", version_id), ("fields", fields)
         for step in plan(vmstate, version_id):
             if step.exists is None or step.exists(state, version_id):
@@ -83,7 +83,7 @@ class _Save:
                 line = f"Output state validation failed: {vmstate.name}/{step.fields[0][0].name}"
                 raise VmStateFailed(-1, line)
 
-    def _step(self, vmstate: VmState, step: Step, state: State, into: list[Node] | None) -> None:
+    def _step(self, vmstate: VmState, step: Step, state: State, into: FieldNodes | None) -> None:
         """Save fields at once, if they can be and it is known how they are described."""
         data = nodes = None
         if step.run is not None:
@@ -91,13 +91,13 @@ class _Save:
         if data is not None and (into is None or nodes is not None):
             self.data += data
             if into is not None and nodes is not None:
-                into += nodes
+                into.add_fixed(nodes)
             return
         begin = 0 if into is None else len(into)
         for field, name in step.fields:
             self._one(vmstate, field, name, state, into)
         if step.run is not None and data is not None and into is not None:
-            step.run.nodes[self._manner] = [Fixed(node) for node in into[begin:]]
+            step.run.nodes[self._manner] = FixedNodes(into[begin:])
 
     def _one(
         self, vmstate: VmState, field: Field, name: str, state: State, into: list[Node] | None
