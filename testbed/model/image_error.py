@@ -9,7 +9,7 @@ import errno
 import os
 from pathlib import Path
 
-FORMAT = "testbed"
+FORMAT = "model"
 """What QEMU would name the format, as in `Image is not in qcow2 format`."""
 
 

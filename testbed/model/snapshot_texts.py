@@ -7,9 +7,16 @@ Sources: QEMU `migration/savevm.c` and `block/qapi.c` of early 2017, and `block/
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .images import Snapshot
+
+NS = 1_000_000_000
 
 
 class Shown(Enum):
@@ -52,6 +59,24 @@ class SnapshotTexts:
     heading: str
     row: str
     size: Callable[[int], str]
+
+    def row_of(self, snapshot: Snapshot, shown_id: str) -> str:
+        """A snapshot's line in a list."""
+        seconds, rest_ns = divmod(snapshot.vm_clock_ns, NS)
+        date = time.localtime(snapshot.date_ns // NS)
+        row = self.row.format(
+            id=shown_id,
+            # printf pads to bytes, and not to characters.
+            tag=snapshot.name.encode().decode("latin-1"),
+            size=self.size(snapshot.vm_state_bytes),
+            date=time.strftime("%Y-%m-%d %H:%M:%S", date),
+            clock=(
+                f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+                f".{rest_ns // 1_000_000:03}"
+            ),
+            icount="" if snapshot.icount is None else snapshot.icount,
+        )
+        return row.encode("latin-1").decode()
 
 
 def size_2_9(size_bytes: int) -> str:

@@ -24,9 +24,7 @@ from .image_error import ImageError
 from .images import Image, Snapshot
 from .profile import Profile
 from .raw_image import RawImage
-from .snapshot_texts import Shown, SnapshotTexts
-
-_NS = 1_000_000_000
+from .snapshot_texts import NS, Shown, SnapshotTexts
 
 
 class Machine(Protocol):
@@ -177,7 +175,7 @@ class Snapshots:
         date_ns = machine.now_ns()
         tag = name
         if tag is None:
-            tag = time.strftime("vm-%Y%m%d%H%M%S", time.localtime(date_ns // _NS))
+            tag = time.strftime("vm-%Y%m%d%H%M%S", time.localtime(date_ns // NS))
         ran = machine.running
         try:
             with self._transaction(lambda _: self._creating(images[0][0], tag)):
@@ -292,32 +290,15 @@ class Snapshots:
         common = [each for each in first if self._lacks(each.name, for_list=True) is None]
         lines = ["List of snapshots present on all disks:"]
         # The same snapshot may have another id in each image.
-        rows = [self._row(each, "--") for each in common]
+        rows = [texts.row_of(each, "--") for each in common]
         lines += [texts.heading, *rows] if rows else ["None"]
         names = {each.name for each in common}
         for device, snapshots in listed.items():
-            rows = [self._row(each, each.id) for each in snapshots if each.name not in names]
+            rows = [texts.row_of(each, each.id) for each in snapshots if each.name not in names]
             if rows:
                 title = f"List of partial (non-loadable) snapshots on '{device}':"
                 lines += ["", title, texts.heading, *rows]
         return lines
-
-    def _row(self, snapshot: Snapshot, shown_id: str) -> str:
-        seconds, rest_ns = divmod(snapshot.vm_clock_ns, _NS)
-        date = time.localtime(snapshot.date_ns // _NS)
-        row = self._texts.row.format(
-            id=shown_id,
-            # printf pads to bytes, and not to characters.
-            tag=snapshot.name.encode().decode("latin-1"),
-            size=self._texts.size(snapshot.vm_state_bytes),
-            date=time.strftime("%Y-%m-%d %H:%M:%S", date),
-            clock=(
-                f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-                f".{rest_ns // 1_000_000:03}"
-            ),
-            icount="" if snapshot.icount is None else snapshot.icount,
-        )
-        return row.encode("latin-1").decode()
 
     def _images(self) -> list[tuple[Drive, Image]]:
         """The drives that can have snapshots; the first of them holds the machine's state."""

@@ -238,12 +238,12 @@ def test_what_is_no_image_is_refused_with_the_reason(tmp_path: Path, images: Ima
     path = tmp_path / "no%20 such?file#"
     assert refusal(images, path) == f"Could not open '{path}': No such file or directory"
     path.write_bytes(b"")
-    assert refusal(images, path) == "Image is not in testbed format"
+    assert refusal(images, path) == "Image is not in model format"
     path.write_bytes(b"some text\n" * 10_000)
-    assert refusal(images, path) == "Image is not in testbed format"
+    assert refusal(images, path) == "Image is not in model format"
     path.unlink()
     sqlite3.connect(path).executescript("CREATE TABLE t (x)").connection.close()
-    assert refusal(images, path) == "Image is not in testbed format"
+    assert refusal(images, path) == "Image is not in model format"
     path.unlink()
     path.mkdir()
     assert refusal(images, path) == f"'file' driver requires '{path}' to be a regular file"
