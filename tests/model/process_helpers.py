@@ -61,6 +61,12 @@ class Process:
     async def hmp(self, line):
         return await self.execute("human-monitor-command", command_line=line)
 
+    def give(self, command, name):
+        """Begin a line of the human monitor, for whose answer nobody waits."""
+        arguments = {"command-line": f"{command} {name}"}
+        line = {"execute": "human-monitor-command", "arguments": arguments}
+        self._monitor[1].write(json.dumps(line).encode())
+
     async def refuses(self, command, **arguments):
         """The text with which it refuses a command."""
         try:
@@ -174,7 +180,9 @@ async def _line(reader):
 
 
 @asynccontextmanager
-async def started(*arguments, program=MODEL, boot=None, capabilities=("events",)):
+async def started(
+    *arguments, program=MODEL, boot=None, capabilities=("events",), serial_line=True, stdout=None
+):
     """Start one that has given its greeting; leaving the block ends it.
 
     Args:
@@ -182,6 +190,8 @@ async def started(*arguments, program=MODEL, boot=None, capabilities=("events",)
         program: its command line up to the options.
         boot: what the disk to boot from begins with.
         capabilities: of migration, to be enabled at once.
+        serial_line: whether it has the one; else it may have another.
+        stdout: where that leads.
     """
     monitor, monitor_there = socket.socketpair()
     serial, serial_there = socket.socketpair()
@@ -193,9 +203,10 @@ async def started(*arguments, program=MODEL, boot=None, capabilities=("events",)
             *("-chardev", f"socket,id=qmp,fd={monitor_there.fileno()}"),
             *("-mon", "chardev=qmp,mode=control"),
             *("-chardev", f"socket,id=serial,fd={serial_there.fileno()}"),
-            *("-serial", "chardev:serial"),
+            *(("-serial", "chardev:serial") if serial_line else ()),
             pass_fds=(monitor_there.fileno(), serial_there.fileno(), *boot_fds),
             stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
     try:
