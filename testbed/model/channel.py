@@ -69,18 +69,18 @@ class Channel:
 
     # Out
 
-    def write(self, data: bytes) -> None:
+    def write(self, *pieces: bytes) -> None:
         """Send bytes, after all that came before, at once or as soon as the system takes them.
 
         What is written to a channel that is closed or has failed is lost: `flush` tells.
         """
-        if self.closed or self._error is not None or not data:
+        if self.closed or self._error is not None or not any(pieces):
             return
         if self._writing is None:
             self._error = OSError(errno.EBADF, os.strerror(errno.EBADF))
             return
-        self._queue.append(memoryview(data))
-        self._queued_bytes += len(data)
+        self._queue += [memoryview(piece) for piece in pieces if piece]
+        self._queued_bytes += sum(map(len, pieces))
         if not self._waits_to_write:
             self._send()
 

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import groupby
 
 from .channel import Channel
 from .effects import (
@@ -210,16 +211,24 @@ class Outbound:
 
     def _do(self, effects: list[Effect]) -> None:
         self._turned()
-        for effect in effects:
-            self._perform(effect)
+        for sends, together in groupby(effects, lambda effect: isinstance(effect, Send)):
+            if sends:
+                self._write([each.data for each in together if isinstance(each, Send)])
+            else:
+                for effect in together:
+                    self._perform(effect)
         self._wake.set()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        """Send these in as few calls as can be."""
+        if self._channel is not None:
+            self._channel.write(*pieces)
+            self.sent[self._phase] += sum(map(len, pieces))
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Send(data):
-                if self._channel is not None:
-                    self._channel.write(data)
-                    self.sent[self._phase] += len(data)
+            case Send():
+                raise AssertionError("what is sent is written together")
             case Say(line):
                 self._vm.say(line)
             case Became(status):

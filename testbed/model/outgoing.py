@@ -86,34 +86,36 @@ class Outgoing:
             elif entry.early:
                 yield from self._full(entry, self._early_nodes)
 
-    def iterate(self, most_bytes: int, *, postcopy: bool) -> tuple[bytes, bool]:
-        """PART sections; true if every live entry has said that nothing is left for now.
+    def iterate(self, most_bytes: int, *, postcopy: bool) -> tuple[list[bytes], bool]:
+        """PART sections, in pieces; true if every live entry has said that nothing is left for now.
 
-        An entry has its turn when those before it have nothing more to send.
+        The last piece is the footer of the last one, if there are footers. An entry has its turn
+        when those before it have nothing more to send.
         """
-        sections, size = [], 0
+        pieces: list[bytes] = []
         for entry, live in self._live():
             if postcopy and not live.postcopiable:
                 continue
-            payload, done = live.iterate(most_bytes - size)
+            payload, done = live.iterate(most_bytes)
             self.iterated = entry
-            sections.append(self._section(SectionType.PART, entry, payload))
-            size += len(sections[-1])
+            section = list(self._framed(SectionType.PART, entry, [payload]))
+            pieces += section
+            most_bytes -= sum(map(len, section))
             if not done:
-                return b"".join(sections), False
-        return b"".join(sections), True
+                return pieces, False
+        return pieces, True
 
     def complete_live(self, *, postcopy: bool) -> Iterator[bytes]:
         """END sections; on the way to postcopy of those alone that cannot go on in it."""
         for entry, live in self._live():
             if not (postcopy and live.postcopiable):
-                yield from self._end(entry, live.complete(postcopy=False))
+                yield from self._framed(SectionType.END, entry, live.complete(postcopy=False))
 
     def complete_postcopy(self) -> Iterator[bytes]:
         """END sections of what went on in postcopy, and EOF."""
         for entry, live in self._live():
             if live.postcopiable:
-                yield from self._end(entry, live.complete(postcopy=True))
+                yield from self._framed(SectionType.END, entry, live.complete(postcopy=True))
         yield encode(EndOfStream())
 
     def devices(self) -> Iterator[bytes]:
@@ -178,8 +180,8 @@ class Outgoing:
         yield from self.setup()
         done = False
         while not done:
-            part, done = self.iterate(most_bytes, postcopy=False)
-            yield part
+            pieces, done = self.iterate(most_bytes, postcopy=False)
+            yield from pieces
         yield from self.complete_live(postcopy=False)
         yield from self.devices()
         yield self.end()
@@ -203,9 +205,9 @@ class Outgoing:
             if entry.live is not None and entry.live.is_active()
         ]
 
-    def _end(self, entry: Entry, payload: Iterable[bytes]) -> Iterator[bytes]:
-        """An END section, as it is made: it may be a good part of the guest's memory."""
-        yield SECTION.pack(SectionType.END, entry.section_id)
+    def _framed(self, kind: SectionType, entry: Entry, payload: Iterable[bytes]) -> Iterator[bytes]:
+        """A PART or END section, as it is made: it may be a good part of the guest's memory."""
+        yield SECTION.pack(kind, entry.section_id)
         yield from payload
         if self.has_footers:
             yield SECTION.pack(SectionType.FOOTER, entry.section_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,8 @@ TURN_BYTES_MAX = 1 << 20
 """Of one turn: whoever drives it must get to do something else between two of them."""
 URGENT_BYTES = 1
 """Of a turn for pages that were asked for: the first host page of them is sent whole."""
-FOOTER_BYTES = 5
+BUFFER_BYTES = 32768
+"""What is smaller is collected; QEMU's `IO_BUF_SIZE`."""
 EIO = -errno.EIO
 
 
@@ -440,14 +441,17 @@ class Source:
     def _send(self, data: bytes) -> None:
         if data:
             self._window_bytes += len(data)
-            self._effects.append(Send(self._footer + data))
+            self._effects += [Send(each) for each in (self._footer, data) if each]
             self._footer = b""
 
-    def _send_but_footer(self, sections: bytes) -> None:
-        size = FOOTER_BYTES if self._profile.footer_waits and self._machine.has_footers else 0
-        self._send(sections[: len(sections) - size])
-        self._footer = sections[len(sections) - size :]
-        self._window_bytes += len(self._footer)
+    def _send_but_footer(self, sections: list[bytes]) -> None:
+        """Send sections; the footer of the last one goes out with what comes next, if it waits."""
+        footer = b""
+        if self._profile.footer_waits and self._machine.has_footers:
+            *sections, footer = sections
+        self._send_all(sections)
+        self._footer = footer
+        self._window_bytes += len(footer)
 
     def _send_all(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
@@ -455,4 +459,21 @@ class Source:
 
     def _taken(self) -> list[Effect]:
         effects, self._effects = self._effects, []
-        return effects
+        return list(_buffered(effects))
+
+
+def _buffered(effects: Iterable[Effect]) -> Iterator[Effect]:
+    """What is to be sent in small pieces is sent in fewer; what is large is not copied for that."""
+    pieces, size = list[bytes](), 0
+    for effect in effects:
+        is_small = isinstance(effect, Send) and len(effect.data) < BUFFER_BYTES
+        if pieces and (not is_small or size >= BUFFER_BYTES):
+            yield Send(b"".join(pieces))
+            pieces, size = [], 0
+        if isinstance(effect, Send) and is_small:
+            pieces.append(effect.data)
+            size += len(effect.data)
+        else:
+            yield effect
+    if pieces:
+        yield Send(b"".join(pieces))
