@@ -34,6 +34,7 @@ WORDS = {
     "advised": "postcopy is on, which has a return path, and never begun",
 }
 STORY = ("STOP", "RESUME")
+WRONG = ("fault-unfired", "step-refused", "upstream-refused")
 UNABLE = "Unable to write to socket: "
 NOT_SAVED = "failed to save SaveStateEntry with id(name): 2(ram): -5"
 LOST = ("Connection reset by peer", "Broken pipe", "Bad file descriptor")
@@ -211,8 +212,8 @@ async def outcome(case, source, destination, folder):
             _make_room(lab.net.source)
         await lab.configure(scenario.capabilities, scenario.parameters)
         await Play(scenario, lab, log).run()
-    assert not [event.facts for event in log.find("fault-unfired")]
-    assert not [event.facts for event in log.find("step-refused")]
+    went_wrong = [event.facts for kind in WRONG for event in log.find(kind)]
+    assert not went_wrong, (went_wrong, [event.facts["text"] for event in log.find("stderr")])
     if "late" in case.words:
         _check_lateness(log)
     attempt = attempts(log)[-1]
