@@ -13,7 +13,6 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from .channel import Channel
@@ -23,6 +22,7 @@ from .qmp.error import CommandError
 
 ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:,]*)):(?P<port>[^:,]+)(?:,.*)?")
 UNIX_PATH_BYTES_MAX = 107
+TOO_LONG = "UNIX socket path '{path}' is too long"
 BACKLOG = 1
 
 
@@ -61,7 +61,10 @@ async def connect(uri: str) -> Channel:
     """
     kind, _, rest = uri.partition(":")
     if kind == "unix":
-        return await _connect(socket.AF_UNIX, rest, rest)
+        path = _path(rest)
+        if _is_too_long(path):
+            raise NotConnected(TOO_LONG.format(path=path))
+        return await _connect(socket.AF_UNIX, path, path)
     host, port = _address(rest)
     failed = NotConnected(f"address resolution failed for {host}:{port}")
     for family, where in await _resolved(host, port):
@@ -164,14 +167,13 @@ def listening_unix(path: str) -> socket.socket:
     Raises:
         CommandError: it cannot be, in QEMU's words.
     """
-    with suppress(FileNotFoundError):
-        try:
-            Path(path).unlink()
-        except PermissionError as error:
-            why = os.strerror(error.errno or 0)
-            raise CommandError(f"Failed to unlink socket {path}: {why}") from error
-        except OSError:  # a folder: binding says so
-            pass
+    if _is_too_long(path):
+        raise CommandError(TOO_LONG.format(path=path))
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise CommandError(f"Failed to unlink socket {path}: {why}") from error
     listening = socket.socket(socket.AF_UNIX)
     try:
         listening.bind(path)
@@ -220,9 +222,11 @@ def _path(text: str) -> str:
     path = text.partition(",")[0]
     if not path:
         raise CommandError("invalid Unix socket address")
-    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
-        raise CommandError(f"UNIX socket path '{path}' is too long")
     return path
+
+
+def _is_too_long(path: str) -> bool:
+    return len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX
 
 
 def _descriptor(name: str, descriptors: Descriptors) -> int:
