@@ -15,10 +15,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from testbed.vmstate import dump, dump_text
-
 from . import chardev, devices, drives, machine, nic
 from .command_line import CommandLine, Option, Usage, check_machine, parse
+from .dumped import dumped
 from .hardware import Hardware
 from .images import Images
 from .memory import BLOCK_BYTES_MAX
@@ -330,12 +329,7 @@ def _descriptor_sets(options: Sequence[Option]) -> FdSets:
 
 def _dump(option: Option, hardware: Hardware) -> int:
     """`-dump-vmstate`: `-` is standard output."""
-    declared = {
-        entry.vmstate.name: entry.vmstate
-        for entry in hardware.registry
-        if entry.vmstate is not None
-    }
-    text = dump_text(dump(hardware.name, declared))
+    text = dumped(hardware)
     if option.first == "-":
         return _write(text)
     try:
