@@ -18,11 +18,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from .image_error import ImageError
-from .image_store import Store, create_file
 from .raw_image import RawImage, check_range
+
+if TYPE_CHECKING:
+    from .image_store import Store
 
 SECTOR_BYTES = 512
 CLUSTER_BYTES = 1 << 16
@@ -341,6 +343,8 @@ class Images:
         self.close()
 
     def _new_store(self, *, read_only: bool) -> Store:
+        from .image_store import Store  # sqlite3 is imported where there is an image
+
         store = Store(read_only=read_only)
         self._stack.callback(store.close)
         return store
@@ -353,6 +357,8 @@ def create(path: Path, size_bytes: int) -> None:
         path: of the new file. Its folder must stay writable: the journal is beside the image.
         size_bytes: of the disk; rounded up to whole sectors.
     """
+    from .image_store import create_file
+
     assert size_bytes >= 0
     sectors = -(-size_bytes // SECTOR_BYTES)
     create_file(path, _SCHEMA, "INSERT INTO image VALUES (?)", sectors * SECTOR_BYTES)

@@ -61,6 +61,16 @@ async def asked(streams, command, **arguments):
 # It begins
 
 
+SLOW_TO_IMPORT = ("numpy", "scapy", "pydantic", "msgspec", "click", "yaml", "pyroute2", "sqlite3")
+
+
+async def test_it_imports_nothing_that_takes_long():
+    asks = "import sys, testbed.model.main; print(*sys.modules)"
+    status, out, _ = await runs(["-c", asks], program=(sys.executable,))
+    assert status == 0
+    assert set(SLOW_TO_IMPORT).isdisjoint(out.split())
+
+
 @pytest.mark.parametrize(("profile", "version"), [("2.9", (2, 9, 0)), ("7.2", (7, 2, 22))])
 async def test_it_greets_as_the_version_that_it_is(profile, version):
     async with started("-profile", profile) as one:
