@@ -145,7 +145,8 @@ def get(file: Source, count: int) -> Story[bytes]:
 
 def number(file: Source, size: int) -> Story[int]:
     """A big-endian number of `size` bytes; see `get`."""
-    return int.from_bytes((yield from get(file, size)), "big")
+    data = yield from file.read(size)
+    return int.from_bytes(data, "big") << 8 * (size - len(data))
 
 
 def counted_string(file: Source) -> Story[str | None]:

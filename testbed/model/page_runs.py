@@ -9,6 +9,7 @@ Source: QEMU `migration/ram.c`, `save_page_header`, `save_zero_page`, `ram_load_
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from mmap import mmap
 
 from testbed.wire.element import RamFlag
@@ -25,6 +26,10 @@ ATTEMPT = 8
 after each success."""
 AT_ONCE_MAX = 64
 """Records that are compared at once: their pages fit into the second-level cache."""
+ZERO_BYTES = 1 << 16
+"""Memory that is compared with zeros at once when it is saved."""
+KEPT = 256
+"""So many formats, each of a number of records, are kept; a run to be saved has no more."""
 
 
 def records(memory: mmap, first_bytes: int, count: int, size: int) -> tuple[list[bytes], int]:
@@ -32,12 +37,12 @@ def records(memory: mmap, first_bytes: int, count: int, size: int) -> tuple[list
 
     None of them names its block: they follow a record that does.
     """
-    zeros, begins = bytes(size), range(first_bytes, first_bytes + count * size, size)
+    zeros, begins = _zeros(size), range(first_bytes, first_bytes + count * size, size)
+    if _is_zero(memory, first_bytes, count * size, size):
+        return [_zero_records(count).pack(*(begin | ZERO_AGAIN for begin in begins))], count
     pages = [memory[begin : begin + size] for begin in begins]
     zero_pages = pages.count(zeros)
     plain, zero = U64.pack, ZERO_RECORD.pack
-    if zero_pages == count:
-        return [zero(begin | ZERO_AGAIN) for begin in begins], count
     pieces: list[bytes] = []
     if not zero_pages:
         pieces = [b""] * (2 * count)
@@ -51,6 +56,15 @@ def records(memory: mmap, first_bytes: int, count: int, size: int) -> tuple[list
             pieces.append(plain(begin | PLAIN_AGAIN))
             pieces.append(page)
     return pieces, zero_pages
+
+
+def _is_zero(memory: mmap, begin: int, size_bytes: int, page_bytes: int) -> bool:
+    """Whether all of it is; looked at in pieces, after the first page, which tells mostly."""
+    if memory[begin : begin + page_bytes] != _zeros(page_bytes):
+        return False
+    left = range(begin + page_bytes, begin + size_bytes, ZERO_BYTES)
+    sizes = (min(ZERO_BYTES, begin + size_bytes - at) for at in left)
+    return all(memory[at : at + n] == _zeros(n) for at, n in zip(left, sizes, strict=True))
 
 
 def place(view: memoryview, block: Block, *, once: bool) -> int:
@@ -135,9 +149,22 @@ def _place_plain(run: memoryview, data: mmap, words: range, size: int) -> bool:
 
 def _place_zeros(run: memoryview, data: mmap, words: range, size: int) -> bool:
     """The same, for zero pages: memory that is zero is not touched."""
-    if run != b"".join(map(ZERO_RECORD.pack, words)):
+    count = len(words)
+    if run != _zero_records(count).pack(*words):
         return False
-    begin, zeros = words[0] - ZERO_AGAIN, bytes(len(words) * size)
+    begin, zeros = words[0] - ZERO_AGAIN, _zeros(count * size)
     if data[begin : begin + len(zeros)] != zeros:
         data[begin : begin + len(zeros)] = zeros
     return True
+
+
+@lru_cache(KEPT)
+def _zero_records(count: int) -> struct.Struct:
+    """So many `ZERO_RECORD`s."""
+    return struct.Struct(f">{'Qx' * count}")
+
+
+@lru_cache(8)
+def _zeros(size_bytes: int) -> bytes:
+    """To compare with: mostly of few sizes."""
+    return bytes(size_bytes)

@@ -49,11 +49,14 @@ class Incoming:
 
     def read(self, count: int) -> Story[bytes]:
         """The next `count` bytes; fewer only at the end of the stream."""
-        if count <= self.available:
-            found = bytes(self._data[self._at : self._at + count])
+        end = self._at + count
+        if end <= len(self._data):
+            found = bytes(self._data[self._at : end])
         else:
             found = yield from self.peek(count)
-        self.skip(len(found))
+            end = self._at + len(found)
+        self.offset += end - self._at
+        self._at = end
         return found
 
     def peek(self, count: int, *, skip: int = 0) -> Story[bytes]:
