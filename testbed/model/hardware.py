@@ -89,14 +89,15 @@ class Hardware:
 
     def _put_at_rest(self, registers: Mapping[int, int], cpu_common: bytes) -> None:
         """Nothing of it is done to a machine whose CPU is not known."""
-        for key, payload in self.payloads.items():
+        for key in AT_REST:
+            entry, payload = self._device(*key), self.payloads.get(key)
+            if entry is None or payload is None:
+                continue
             if key == CPU:
                 payload = _with(payload, registers)
             elif key == CPU_COMMON:
                 payload = cpu_common
-            entry = self._device(*key)
-            if key in AT_REST and entry is not None:
-                load_payload(entry, payload)
+            load_payload(entry, payload)
 
     @property
     def run_state(self) -> str | None:

@@ -64,18 +64,9 @@ class Row:
     places: tuple[str | int, ...]
     """All of them attributes, or all of them indices."""
 
-    def is_whole(self, state: State) -> bool:  # noqa: ARG002
-        """It has no length."""
-        return True
-
     def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
         """Owner and place of each value."""
         return repeat(walk(state, self.owner) if self.owner else state), self.places
-
-    @property
-    def is_list(self) -> bool:
-        """The owner is one."""
-        return isinstance(self.places[0], int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +80,11 @@ class Column:
     """From an element on."""
     place: str | int
 
-    def is_whole(self, state: State) -> bool:
-        """The state has so many elements."""
-        return len(walk(state, self.array)) >= self.length
-
     def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
         """Owner and place of each value."""
         elements = walk(state, self.array)[: self.length]
         owners = [walk(each, self.owner) for each in elements] if self.owner else elements
         return owners, repeat(self.place)
-
-    @property
-    def is_list(self) -> bool:
-        """The owners are lists."""
-        return isinstance(self.place, int)
 
 
 @dataclass(slots=True)
@@ -163,10 +145,11 @@ class Run:
         self.nodes: dict[Any, FixedNodes] = {}
         """How they are described, by manner, once they were."""
         self._codec = struct.Struct(f">{shape.code}")
+        rows = [(row.numbers, row.found, *_access(row.places[0])) for row in _rows(shape.leaves)]
+        columns = [(each.numbers, each.found, *_access(each.place)) for each in shape.columns]
         # In the order of the stream: what is stored twice is what came last.
-        parts: list[Row | Column] = [*_rows(shape.leaves), *shape.columns]
-        self._parts = sorted(parts, key=lambda part: part.numbers.start)
-        self._ends, codings = shape.ends, shape.codings
+        self._parts = sorted(rows + columns, key=lambda part: part[0].start)
+        self._columns, self._ends, codings = shape.columns, shape.ends, shape.codings
         self._decode = [(n, each.decode) for n, each in enumerate(codings) if each.decode]
         self._encode = [(n, each.encode) for n, each in enumerate(codings) if each.encode]
         self._sizes = [(n, each.size) for n, each in enumerate(codings) if each.code[-1] == "s"]
@@ -185,15 +168,15 @@ class Run:
                 if view[end] == SUBSECTION and _may_begin_subsection(view[end:], name):
                     return False
             values: Sequence[Any] = self._codec.unpack_from(view)
-        if not all(part.is_whole(state) for part in self._parts):
-            return False
+        for column in self._columns:
+            if len(walk(state, column.array)) < column.length:
+                return False
         if self._decode:
             values = list(values)
             for number, decode in self._decode:
                 values[number] = decode(values[number])
-        for part in self._parts:
-            store: Any = setitem if part.is_list else setattr
-            exhaust(map(store, *part.found(state), values[part.numbers]))
+        for numbers, found, _, store in self._parts:
+            exhaust(map(store, *found(state), values[numbers]))
         source.skip(self._codec.size)
         return True
 
@@ -201,9 +184,8 @@ class Run:
         """All of their bytes; None if they cannot be had at once."""
         values = self._unset.copy()
         try:
-            for part in self._parts:
-                fetch: Any = getitem if part.is_list else getattr
-                values[part.numbers] = list(map(fetch, *part.found(state)))
+            for numbers, found, fetch, _ in self._parts:
+                values[numbers] = list(map(fetch, *found(state)))
             for number, encode in self._encode:
                 values[number] = encode(values[number])
             for number, size in self._sizes:
@@ -316,6 +298,11 @@ def _may_begin_subsection(view: memoryview, name: bytes) -> bool:
     if length <= len(name):
         return False
     return len(view) < HEAD_BYTES + length or view[HEAD_BYTES : HEAD_BYTES + len(name)] == name
+
+
+def _access(place: str | int) -> tuple[Any, Any]:
+    """How a value there is fetched from its owner, and stored."""
+    return (getitem, setitem) if isinstance(place, int) else (getattr, setattr)
 
 
 def _moved(numbers: slice, by: int) -> slice:

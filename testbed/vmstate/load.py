@@ -67,7 +67,8 @@ class _Load:
                 for field, _ in fields:
                     yield from self._field(vmstate, field, state)
         try:
-            yield from self._subsections(vmstate, state)
+            if self._may_begin_subsection():
+                yield from self._subsections(vmstate, state)
         except VmStateFailed as failed:
             self._keep(failed)
             raise
@@ -156,6 +157,11 @@ class _Load:
     def _check_source(self) -> None:
         if self.source.error:
             raise VmStateFailed(self.source.error)
+
+    def _may_begin_subsection(self) -> bool:
+        """The next byte says so, or is not in hand."""
+        with self.source.in_hand() as view:
+            return not view or view[0] == SUBSECTION
 
     def _subsections(self, vmstate: VmState, state: State) -> Story[None]:
         own_name = vmstate.name.encode()
