@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby, repeat
 from operator import getitem, setitem
 from typing import Any, NamedTuple
@@ -55,8 +55,7 @@ class Leaf(NamedTuple):
     place: str | int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Values that follow each other and have one owner."""
 
     numbers: slice
@@ -69,8 +68,7 @@ class Row:
         return repeat(walk(state, self.owner) if self.owner else state), self.places
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """The same value of each struct of an array."""
 
     numbers: slice
@@ -107,7 +105,7 @@ class Shape:
         at = len(self.codings)
         self.leaves += [Leaf(at + n, prefix + owner, place) for n, owner, place in other.leaves]
         self.columns += [
-            replace(each, numbers=_moved(each.numbers, at), array=prefix + each.array)
+            each._replace(numbers=_moved(each.numbers, at), array=prefix + each.array)
             for each in other.columns
         ]
         self._append(other)
