@@ -35,13 +35,13 @@ from testbed.endpoint.program import Program, model, qemu
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, boot_image, check_memory
 from testbed.log import Log
-from testbed.model.memory import Memory
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.ram import Ram
+from testbed.model.migration.ram_load import VERSION
+from testbed.model.migration.source import TURN_BYTES_MAX, Parameters
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
-from testbed.model.ram_load import VERSION
-from testbed.model.rehearsal import Rehearsal
-from testbed.model.simulate import Link
-from testbed.model.source import TURN_BYTES_MAX, Parameters
+from testbed.model.simulation.rehearsal import Rehearsal
+from testbed.model.simulation.simulate import Link
 from testbed.vmstate import Incoming
 from testbed.wire import MainChannel
 

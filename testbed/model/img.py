@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .command_line import SIZE_ADVICE, size
-from .image_error import FORMAT, ImageError
-from .images import Images, Snapshot, create
-from .profile import PROFILES
+from .process.command_line import SIZE_ADVICE, size
+from .snapshots.image_error import FORMAT, ImageError
+from .snapshots.images import Images, Snapshot, create
+from .snapshots.texts import TEXTS
 
 NAME = "qemu-model-img"
 USAGE = f"""\
@@ -24,7 +24,7 @@ usage: {NAME} create FILE SIZE
 BLOCK_BYTES = 512
 """What `st_blocks` counts."""
 UNITS = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-TEXTS = PROFILES["7.2"].snapshots
+OURS = TEXTS["7.2"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,8 +85,8 @@ def _list(path: Path) -> str:
 def _table(snapshots: Sequence[Snapshot]) -> list[str]:
     if not snapshots:
         return []
-    rows = [TEXTS.row_of(each, each.id) for each in snapshots]
-    return ["Snapshot list:", TEXTS.heading, *rows]
+    rows = [OURS.row_of(each, each.id) for each in snapshots]
+    return ["Snapshot list:", OURS.heading, *rows]
 
 
 def _human(count: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .snapshot_texts import TEXTS_2_9, TEXTS_7_2, SnapshotTexts
-
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -49,7 +47,6 @@ class Profile:
     checks_postcopy_pages: bool
     """In postcopy it looks for an error of its file behind the flags of a RAM record, and counts
     the target pages of a host page; or it wants them in order, and says more of a bad block."""
-    snapshots: SnapshotTexts
 
 
 PROFILES = {
@@ -75,7 +72,6 @@ PROFILES = {
             too_large="Length too large: {block}: {theirs:#x} > {ours:#x}",
             unaligned_length="Unaligned end address: {end:#x}",
             checks_postcopy_pages=False,
-            snapshots=TEXTS_2_9,
         ),
         Profile(
             name="7.2",
@@ -100,7 +96,6 @@ PROFILES = {
             too_large="Size too large: {block}: {theirs:#x} > {ours:#x}",
             unaligned_length="Unaligned length: {length:x}",
             checks_postcopy_pages=True,
-            snapshots=TEXTS_7_2,
         ),
     )
 }

@@ -10,8 +10,8 @@ from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, boot_image, check_memory, stamps_said
 from testbed.lab.saved import read_saved
-from testbed.model.guest import Guest
-from testbed.model.machine import Nic, build
+from testbed.model.guest.guest import Guest
+from testbed.model.machines.machine import Nic, build
 from testbed.model.profile import PROFILES
 from testbed.wire import MainChannel, recut
 from testbed.wire.element import Payload, RamBlock, SectionHeader, SectionType

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from testbed.model.effects import Status
-from testbed.model.migration_info import MigrationInfo
+from testbed.model.migration.effects import Status
 from testbed.model.profile import PROFILES
 from testbed.model.qmp.basics import add_basics
 from testbed.model.qmp.commands import Commands
@@ -11,8 +10,10 @@ from testbed.model.qmp.error import CommandError
 from testbed.model.qmp.hmp import Hmp
 from testbed.model.qmp.hmp_migration import add_human_migration
 from testbed.model.qmp.migration import MigrationCommands, add_migration
+from testbed.model.qmp.migration_info import MigrationInfo
 from testbed.model.qmp.server import Monitor
-from testbed.model.settings import Settings
+from testbed.model.qmp.settings import Settings
+from testbed.model.snapshots.texts import TEXTS
 
 
 class NotedMigrations:
@@ -29,7 +30,7 @@ class NotedMigrations:
         self.refuses = None  # what the next act is refused with
         self.calls = []
         self.commands = Commands()
-        self.hmp = Hmp(self.profile.snapshots.error_prefix)
+        self.hmp = Hmp(TEXTS[self.profile.name].error_prefix)
         acts = MigrationCommands(self, self, self.profile)
         add_migration(self.commands, acts, chardevs=chardevs)
         add_human_migration(self.hmp, acts)

@@ -4,9 +4,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.model.configuration import Configuration, configuration
-from testbed.model.destination import Destination
-from testbed.model.effects import (
+from testbed.model.migration.configuration import Configuration, configuration
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import (
     Became,
     Exit,
     GuestMayRun,
@@ -16,11 +16,11 @@ from testbed.model.effects import (
     Send,
     StopGuest,
 )
-from testbed.model.incoming import Machine
-from testbed.model.outgoing import Outgoing
+from testbed.model.migration.incoming import Machine
+from testbed.model.migration.outgoing import Outgoing
+from testbed.model.migration.registry import Registry
+from testbed.model.migration.source import Parameters, Source
 from testbed.model.profile import PROFILES
-from testbed.model.registry import Registry
-from testbed.model.source import Parameters, Source
 from testbed.vmstate import Manner, VmState, VmStateFailed, fields
 from testbed.wire import ReturnPath, build, build_section, encode
 from testbed.wire.element import (

@@ -1,8 +1,8 @@
 """Memories, RAM sections to load into them, and records."""
 
-from testbed.model.memory import Memory
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.ram_load import RamLoad
 from testbed.model.profile import PROFILES
-from testbed.model.ram_load import RamLoad
 from testbed.vmstate import Incoming, VmStateFailed
 
 PAGE = 4096

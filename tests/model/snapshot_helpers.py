@@ -4,11 +4,11 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from testbed.model.image_error import ImageError
-from testbed.model.images import Image, Images, create
 from testbed.model.profile import PROFILES
-from testbed.model.raw_image import RawImage
-from testbed.model.snapshots import Drive, Outcome, Snapshots
+from testbed.model.snapshots.image_error import ImageError
+from testbed.model.snapshots.images import Image, Images, create
+from testbed.model.snapshots.raw_image import RawImage
+from testbed.model.snapshots.snapshots import Drive, Outcome, Snapshots
 from testbed.vmstate import VmStateFailed
 
 DISK_BYTES = 1 << 17

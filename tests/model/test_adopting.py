@@ -7,11 +7,12 @@ from model_helpers import EOS, OPEN, head, ping, ram
 from ram_helpers import named, word
 from wire_helpers import recorded
 
-from testbed.model import adopting, learning, memory
-from testbed.model.adopting import Adopting
-from testbed.model.described import Sized
-from testbed.model.effects import Became, Exit, Say, Send
-from testbed.model.machine import empty
+from testbed.model.machines import adopting, learning
+from testbed.model.machines.adopting import Adopting
+from testbed.model.machines.described import Sized
+from testbed.model.machines.machine import empty
+from testbed.model.migration import memory
+from testbed.model.migration.effects import Became, Exit, Say, Send
 from testbed.model.profile import PROFILES
 from testbed.wire import MainChannel, ReturnPath, build_section, encode
 from testbed.wire.element import (

@@ -25,13 +25,13 @@ from machine_helpers import (
 
 from testbed.guest import check_memory
 from testbed.log import Log
-from testbed.model.adopting import Adopting
-from testbed.model.described import Sized
-from testbed.model.effects import HangUp, Say, Send
-from testbed.model.guest import Guest
-from testbed.model.machine import empty
+from testbed.model.guest.guest import Guest
+from testbed.model.machines.adopting import Adopting
+from testbed.model.machines.described import Sized
+from testbed.model.machines.machine import empty
+from testbed.model.migration.effects import HangUp, Say, Send
+from testbed.model.migration.source import Parameters, Source
 from testbed.model.profile import PROFILES
-from testbed.model.source import Parameters, Source
 
 pytestmark = pytest.mark.live
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from netns.capture import decode, rarp_problems
 from testbed.guest import GuestSpec
-from testbed.model.announce import (
+from testbed.model.guest.announce import (
     TIMERS_MAX,
     Announcements,
     AnnounceParameters,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.model.channel import QUEUED_BYTES_HIGH, READ_BYTES, Channel
+from testbed.model.process.channel import QUEUED_BYTES_HIGH, READ_BYTES, Channel
 
 WITHIN_S = 10
 BIG = os.urandom(1 << 16) * 64

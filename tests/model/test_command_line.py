@@ -11,7 +11,7 @@ from process_helpers import REAL
 
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.command_line import Inherited, command_line
-from testbed.model.command_line import (
+from testbed.model.process.command_line import (
     MEMORY_BYTES,
     SUFFIXES,
     CommandLine,
@@ -20,7 +20,7 @@ from testbed.model.command_line import (
     parse,
     size,
 )
-from testbed.model.main import NAME, main
+from testbed.model.process.main import NAME, main
 
 MIB, GIB = 1 << 20, 1 << 30
 

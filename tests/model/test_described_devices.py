@@ -9,7 +9,7 @@ import json
 import pytest
 from vmstate_helpers import loaded, sections
 
-from testbed.model.described import blank, declared, size_of
+from testbed.model.machines.described import blank, declared, size_of
 from testbed.vmstate import Manner, device_node, save, text
 
 STREAMS = [

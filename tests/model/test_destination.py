@@ -31,10 +31,10 @@ from model_helpers import (
     timer,
 )
 
-from testbed.model.configuration import Configuration
-from testbed.model.configuration import configuration as vmsd
-from testbed.model.incoming import PostcopyState
-from testbed.model.memory import Missing
+from testbed.model.migration.configuration import Configuration
+from testbed.model.migration.configuration import configuration as vmsd
+from testbed.model.migration.incoming import PostcopyState
+from testbed.model.migration.memory import Missing
 from testbed.model.profile import PROFILES as PROFILES_BY_NAME
 from testbed.vmstate import VmState, save
 from testbed.wire import build, build_command, build_section, encode

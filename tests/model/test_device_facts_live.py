@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from testbed.model.device_facts import MINIMUM_VERSIONS, SINCE, SIZES, SUBSECTIONS
+from testbed.model.machines.device_facts import MINIMUM_VERSIONS, SINCE, SIZES, SUBSECTIONS
 
 QEMU = "qemu-system-x86_64"
 WITHIN_S = 60

@@ -21,16 +21,16 @@ from model_helpers import MACHINE
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.qemu import Qemu
 from testbed.log import Log
-from testbed.model.configuration import Configuration, configuration
-from testbed.model.described import register_described
-from testbed.model.destination import Destination
-from testbed.model.effects import Became, Say
-from testbed.model.incoming import Machine
-from testbed.model.machine import BLOCK_BYTES_MAX
-from testbed.model.memory import Memory
+from testbed.model.machines.described import register_described
+from testbed.model.machines.machine import BLOCK_BYTES_MAX
+from testbed.model.migration.configuration import Configuration, configuration
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import Became, Say
+from testbed.model.migration.incoming import Machine
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.ram import Ram
+from testbed.model.migration.registry import Registry
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
-from testbed.model.registry import Registry
 from testbed.wire import MainChannel, Stream, build_command
 from testbed.wire.element import RamBlock, RamPage, SectionHeader, SectionType, VmDescription
 from testbed.wire.piece import Piece

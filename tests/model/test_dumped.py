@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from process_helpers import REAL
 
-from testbed.model.main import main
+from testbed.model.process.main import main
 
 MACHINES = ("pc-i440fx-7.2", "pc-q35-7.2")
 OPTIONS = ("-display", "none", "-nodefaults", "-device", "virtio-net-pci")

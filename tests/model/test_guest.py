@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from testbed.guest import GuestSpec, boot_image, check_memory, stamps_said
 from testbed.guest.image import RATE_MAX
 from testbed.guest.rule import IMAGE_AT, STATE, STATE_AT
-from testbed.model import guest as module
-from testbed.model.guest import FILLED_AT_ONCE, STAMPED_AT_ONCE, Guest, Registers
-from testbed.model.memory import Memory, Missing
-from testbed.model.pattern import filled_pages
+from testbed.model.guest import guest as module
+from testbed.model.guest.guest import FILLED_AT_ONCE, STAMPED_AT_ONCE, Guest, Registers
+from testbed.model.guest.pattern import filled_pages
+from testbed.model.migration.memory import Memory, Missing
 
 PAGE = 4096
 SMALL = 2 << 20
@@ -453,7 +453,7 @@ def test_a_guest_that_is_reset_in_postcopy_waits_for_pages_to_write_to():
 
 def test_it_is_there_without_a_slow_import():
     code = (
-        "import sys, testbed.model.guest\n"
+        "import sys, testbed.model.guest.guest\n"
         "slow = {'numpy', 'scapy', 'asyncio', 'importlib.resources'} & {*sys.modules}\n"
         "sys.exit(' '.join(slow) or 0)"
     )

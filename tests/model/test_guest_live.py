@@ -5,8 +5,8 @@ from guest_helpers import machine
 
 from testbed.guest import GuestSpec, boot_image, check_memory
 from testbed.guest.rule import FIRST_PAGE, IMAGE_AT, PAGE_BYTES, STATE, STATE_AT, STATE_MAGIC
-from testbed.model.guest import IMAGE_BYTES, Guest
-from testbed.model.memory import Memory
+from testbed.model.guest.guest import IMAGE_BYTES, Guest
+from testbed.model.migration.memory import Memory
 
 pytestmark = pytest.mark.live
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import testbed.model.images as images_module
-from testbed.model.image_error import ImageError
-from testbed.model.image_store import IMAGES_MAX
-from testbed.model.images import CLUSTER_BYTES, STATE_PIECE_BYTES, Image, Images, create
+import testbed.model.snapshots.images as images_module
+from testbed.model.snapshots.image_error import ImageError
+from testbed.model.snapshots.image_store import IMAGES_MAX
+from testbed.model.snapshots.images import CLUSTER_BYTES, STATE_PIECE_BYTES, Image, Images, create
 
 DISK_BYTES = 4 * CLUSTER_BYTES
 
@@ -191,7 +191,7 @@ def test_a_second_opener_is_refused_as_qemu_refuses_it(tmp_path: Path, images: I
 def test_another_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     path = make(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from testbed.model.images import Images\n"
+        "import sys; from pathlib import Path; from testbed.model.snapshots.images import Images\n"
         "with Images() as images:\n"
         "    images.open(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()\n"
     )
@@ -333,7 +333,7 @@ def test_a_raw_image_is_a_plain_file_without_snapshots(tmp_path: Path, images: I
 SAVING = """
 import sys, itertools
 from pathlib import Path
-from testbed.model.images import Images
+from testbed.model.snapshots.images import Images
 with Images() as images:
     a, b = (images.open(Path(path)) for path in sys.argv[1:3])
     print("open", flush=True)
@@ -390,7 +390,8 @@ def test_a_reader_undoes_what_a_killed_process_left_undone(tmp_path: Path) -> No
     with Images() as images:
         images.open(path).create_snapshot("old", date_ns=0)
     script = (
-        "import os, sys; from pathlib import Path; from testbed.model.images import Images\n"
+        "import os, sys; from pathlib import Path\n"
+        "from testbed.model.snapshots.images import Images\n"
         "image = Images().open(Path(sys.argv[1]))\n"
         "with image.store.transaction():\n"
         "    image.delete_snapshot(image.snapshots()[0])\n"

@@ -3,9 +3,17 @@
 import pytest
 from machine_helpers import MAC, MEMORY_BYTES, modelled, sections_of
 
-from testbed.model.destination import Destination
-from testbed.model.effects import Became, Say
-from testbed.model.machine import MachineError, Nic, build, empty, machine_help, machines, resolve
+from testbed.model.machines.machine import (
+    MachineError,
+    Nic,
+    build,
+    empty,
+    machine_help,
+    machines,
+    resolve,
+)
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import Became, Say
 from testbed.model.profile import PROFILES
 from testbed.wire import MainChannel, build_section
 from testbed.wire.element import RamBlock, SectionHeader, SectionType, VmDescription

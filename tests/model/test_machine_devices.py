@@ -6,9 +6,9 @@ import pytest
 from machine_helpers import modelled, sections_of
 from test_adopting import SMALL, adopted, sent
 
-from testbed.model.destination import Destination
-from testbed.model.effects import Say
-from testbed.model.virtio import COUNT_AT, FIRST, MAC_TABLE_MAX
+from testbed.model.machines.virtio import COUNT_AT, FIRST, MAC_TABLE_MAX
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import Say
 from testbed.wire import build_section
 from testbed.wire.element import SectionType
 

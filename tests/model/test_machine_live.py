@@ -19,10 +19,10 @@ from machine_helpers import (
 
 from testbed.guest import boot_image, check_memory
 from testbed.log import Log
-from testbed.model.destination import Destination
-from testbed.model.effects import Became, GuestMayRun, Say
-from testbed.model.guest import Guest
-from testbed.model.machine import Nic
+from testbed.model.guest.guest import Guest
+from testbed.model.machines.machine import Nic
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import Became, GuestMayRun, Say
 
 pytestmark = pytest.mark.live
 

@@ -1,9 +1,9 @@
 import pytest
 from ram_helpers import HUGE, PAGE, filled, small_memory
 
-from testbed.model.memory import Memory, Missing, packed, united, unpacked
+from testbed.model.migration.memory import Memory, Missing, packed, united, unpacked
+from testbed.model.migration.ram import Ram
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
 from testbed.wire import build
 
 

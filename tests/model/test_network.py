@@ -10,7 +10,7 @@ from scapy.layers.inet import ICMP, IP, UDP, IPOption_NOP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
-from testbed.model.network import FRAME_BYTES_MAX, NetworkStack, checksum, guest_address
+from testbed.model.guest.network import FRAME_BYTES_MAX, NetworkStack, checksum, guest_address
 
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ram_helpers import EOS, PAGE, Loading, filled, named, word
 
-from testbed.model.memory import Memory
-from testbed.model.page_runs import AT_ONCE_MAX, ATTEMPT, place
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.page_runs import AT_ONCE_MAX, ATTEMPT, place
+from testbed.model.migration.ram_save import RUN_PAGES_MAX, RamSave
 from testbed.model.profile import PROFILES
-from testbed.model.ram_save import RUN_PAGES_MAX, RamSave
 
 PAGES = 3 * AT_ONCE_MAX
 HOST = 4

@@ -65,7 +65,7 @@ SLOW_TO_IMPORT = ("numpy", "scapy", "pydantic", "msgspec", "click", "yaml", "pyr
 
 
 async def test_it_imports_nothing_that_takes_long():
-    asks = "import sys, testbed.model.main; print(*sys.modules)"
+    asks = "import sys, testbed.model.process.main; print(*sys.modules)"
     status, out, _ = await runs(["-c", asks], program=(sys.executable,))
     assert status == 0
     assert set(SLOW_TO_IMPORT).isdisjoint(out.split())

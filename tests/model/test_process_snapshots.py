@@ -15,8 +15,8 @@ from process_helpers import (
     started,
 )
 
-from testbed.model.images import Images, create
 from testbed.model.img import NAME, main
+from testbed.model.snapshots.images import Images, create
 
 DISK_BYTES = 1 << 20
 KILLS = 12

@@ -9,9 +9,10 @@ import pytest
 from migration_helpers import NotedMigrations
 from snapshot_helpers import Host
 
-from testbed.model.effects import Status
-from testbed.model.images import Images
-from testbed.model.migration_info import (
+from testbed.model.migration.effects import Status
+from testbed.model.profile import PROFILES
+from testbed.model.qmp.hmp_migration import add_snapshots
+from testbed.model.qmp.migration_info import (
     MigrationInfo,
     RamInfo,
     SocketAddress,
@@ -19,8 +20,7 @@ from testbed.model.migration_info import (
     as_json,
     as_text,
 )
-from testbed.model.profile import PROFILES
-from testbed.model.qmp.hmp_migration import add_snapshots
+from testbed.model.snapshots.images import Images
 
 IN_PROGRESS = "There's a migration process in progress"
 UNDER_WAY = (

@@ -14,8 +14,9 @@ import pytest_asyncio
 from migration_helpers import NotedMigrations
 from qmp_helpers import Version, connected, listening, within
 
-from testbed.model.effects import Status
-from testbed.model.migration_info import (
+from testbed.model.migration.effects import Status
+from testbed.model.profile import PROFILES
+from testbed.model.qmp.migration_info import (
     MigrationInfo,
     RamInfo,
     SocketAddress,
@@ -23,9 +24,8 @@ from testbed.model.migration_info import (
     as_json,
     as_text,
 )
-from testbed.model.profile import PROFILES
 from testbed.model.qmp.output import line
-from testbed.model.settings import CAPABILITIES_7_2, PARAMETERS_7_2, SUPPORTED
+from testbed.model.qmp.settings import CAPABILITIES_7_2, PARAMETERS_7_2, SUPPORTED
 
 pytestmark = [
     pytest.mark.live,

@@ -22,9 +22,9 @@ from model_helpers import (
 from ram_helpers import EOS, PAGE, filled, named, word
 from test_destination_live import QEMU, WITHIN_S, connected, refused_by_qemu
 
-from testbed.model.memory import Memory
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.ram import Ram
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
 from testbed.vmstate import Incoming
 from testbed.wire import MainChannel, build, build_section, encode
 from testbed.wire.element import (

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ram_helpers import EOS, HUGE, PAGE, Loading, filled, named, small_memory, word
 
 from testbed.decode.ramout import RamOut
-from testbed.model.memory import Memory
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.ram_load import RamLoad
 from testbed.model.profile import PROFILES
-from testbed.model.ram_load import RamLoad
 from testbed.vmstate import Incoming, VmStateFailed
 from testbed.wire import MainChannel, xbzrle
 from testbed.wire.element import (

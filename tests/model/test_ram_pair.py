@@ -6,11 +6,11 @@ import pytest
 from model_helpers import Pair
 from ram_helpers import PAGE, filled
 
-from testbed.model.effects import Send
-from testbed.model.memory import Memory, Missing
+from testbed.model.migration.effects import Send
+from testbed.model.migration.memory import Memory, Missing
+from testbed.model.migration.ram import Ram
+from testbed.model.migration.source import TURN_BYTES_MAX
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
-from testbed.model.source import TURN_BYTES_MAX
 from testbed.wire import encode
 
 PAGES = 64

@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ram_helpers import EOS, HUGE, PAGE, Loading, filled, named, small_memory, word
 
-from testbed.model.memory import Memory, packed
+from testbed.model.migration.memory import Memory, packed
+from testbed.model.migration.ram import Ram
 from testbed.model.profile import PROFILES
-from testbed.model.ram import Ram
 from testbed.wire import MainChannel, build, build_section, encode
 from testbed.wire.element import (
     Configuration,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.model.registry import COMPUTED, Registry, RegistryError
+from testbed.model.migration.registry import COMPUTED, Registry, RegistryError
 from testbed.vmstate import VmState
 
 SLOT = "0000:00:03.0"

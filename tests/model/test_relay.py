@@ -4,14 +4,14 @@ import pytest
 from model_helpers import EOF, Ram
 from wire_helpers import recorded
 
-from testbed.model.configuration import Configuration, configuration
-from testbed.model.described import Sized, register_described
-from testbed.model.destination import Destination
-from testbed.model.effects import Became, GuestMayRun
-from testbed.model.incoming import Machine
-from testbed.model.outgoing import Outgoing
+from testbed.model.machines.described import Sized, register_described
+from testbed.model.migration.configuration import Configuration, configuration
+from testbed.model.migration.destination import Destination
+from testbed.model.migration.effects import Became, GuestMayRun
+from testbed.model.migration.incoming import Machine
+from testbed.model.migration.outgoing import Outgoing
+from testbed.model.migration.registry import Registry
 from testbed.model.profile import PROFILES
-from testbed.model.registry import Registry
 from testbed.vmstate import Manner
 from testbed.wire import MainChannel
 from testbed.wire.element import Configuration as ConfigurationElement

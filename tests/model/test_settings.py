@@ -5,10 +5,10 @@ Texts and values of 7.2 are the real one's answers (`test_qmp_migration_live.py`
 
 import pytest
 
-from testbed.model.configuration import QAPI_CAPABILITIES
+from testbed.model.migration.configuration import QAPI_CAPABILITIES
 from testbed.model.profile import PROFILES
 from testbed.model.qmp.error import CommandError
-from testbed.model.settings import CAPABILITIES_7_2, SUPPORTED, Settings, in_the_order_shown
+from testbed.model.qmp.settings import CAPABILITIES_7_2, SUPPORTED, Settings, in_the_order_shown
 
 
 def settings(profile="7.2", **options):

@@ -6,9 +6,9 @@ from functools import cache
 import pytest
 
 from testbed.guest import GuestSpec, check_memory
-from testbed.model.rehearsal import Rehearsal
-from testbed.model.simulate import Link
-from testbed.model.source import Parameters
+from testbed.model.migration.source import Parameters
+from testbed.model.simulation.rehearsal import Rehearsal
+from testbed.model.simulation.simulate import Link
 from testbed.wire import MainChannel
 from testbed.wire.element import Command, CommandType, EndOfStream
 

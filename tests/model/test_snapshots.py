@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from snapshot_helpers import DATE_NS, DISK_BYTES, Host
 
-from testbed.model.image_error import ImageError
-from testbed.model.images import Image, Images
-from testbed.model.snapshot_texts import size_2_9, size_7_2
+from testbed.model.snapshots.image_error import ImageError
+from testbed.model.snapshots.images import Image, Images
+from testbed.model.snapshots.texts import size_2_9, size_7_2
 from testbed.vmstate import VmStateFailed
 
 BOTH = pytest.mark.parametrize("profile", ["2.9", "7.2"])
@@ -252,7 +252,7 @@ def test_a_snapshot_that_fails_on_one_image_is_on_none(
 ) -> None:
     host = Host(tmp_path, images, profile, "a", "b")
     host.shows("savevm x")
-    monkeypatch.setattr("testbed.model.images.SNAPSHOTS_MAX", 2)
+    monkeypatch.setattr("testbed.model.snapshots.images.SNAPSHOTS_MAX", 2)
     host.image("b").create_snapshot("another", date_ns=0)
     assert host.shows("savevm y") == text
     assert host.tags("a") == ["1 x"]
@@ -438,7 +438,7 @@ REPEATING = """
 import sys
 from pathlib import Path
 from snapshot_helpers import Host
-from testbed.model.images import Images
+from testbed.model.snapshots.images import Images
 with Images() as images:
     host = Host(Path(sys.argv[1]), images, "7.2", "a", "b")
     host.shows("loadvm x")

@@ -19,10 +19,10 @@ from netns.forwarding import forwarding_table
 from netns.interposer import Pass, interposed
 from netns.namespace import Namespace
 from netns.topology import BRIDGE, UPLINK, Topology
-from testbed.model import tap as module
-from testbed.model.announce import Announcer
-from testbed.model.network import NetworkStack, checksum, guest_address
-from testbed.model.tap import Tap, TapRefused
+from testbed.model.guest.announce import Announcer
+from testbed.model.guest.network import NetworkStack, checksum, guest_address
+from testbed.model.process import tap as module
+from testbed.model.process.tap import Tap, TapRefused
 
 pytestmark = pytest.mark.live
 

@@ -11,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from process_helpers import MODEL, REAL, free_port, started
 
-from testbed.model.qmp.commands import Commands
-from testbed.model.qmp.descriptors import Descriptors
-from testbed.model.qmp.error import CommandError
-from testbed.model.uri import (
+from testbed.model.process.uri import (
     NotConnected,
     channel_at_hand,
     connect,
@@ -22,6 +19,9 @@ from testbed.model.uri import (
     listen,
     listening_tcp,
 )
+from testbed.model.qmp.commands import Commands
+from testbed.model.qmp.descriptors import Descriptors
+from testbed.model.qmp.error import CommandError
 
 WITHIN_S = 10
 CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")

@@ -6,9 +6,9 @@ As seen of QEMU 7.2.22 whose connection was closed, or reset, in the middle of R
 import pytest
 from model_helpers import Ram, outgoing
 
-from testbed.model.effects import Became, HangUp, ResumeGuest, Say, Send, StopGuest
+from testbed.model.migration.effects import Became, HangUp, ResumeGuest, Say, Send, StopGuest
+from testbed.model.migration.source import WINDOW_S, Parameters, Source
 from testbed.model.profile import PROFILES
-from testbed.model.source import WINDOW_S, Parameters, Source
 from testbed.wire import build, encode
 
 FAST = 1 << 40

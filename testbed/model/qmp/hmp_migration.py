@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from testbed.model.migration_info import as_text
-from testbed.model.settings import Parameter, Settings, in_the_order_shown
-from testbed.model.snapshots import Outcome, Snapshots
+from testbed.model.qmp.migration_info import as_text
+from testbed.model.qmp.settings import Parameter, Settings, in_the_order_shown
+from testbed.model.snapshots.snapshots import Outcome, Snapshots
 
 from .error import CommandError
 from .hmp import Hmp, HmpHandler

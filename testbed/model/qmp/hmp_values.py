@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from testbed.model.settings import Parameter
+from testbed.model.qmp.settings import Parameter
 
 from .error import CommandError
 from .schema import BOOL, INT, STR, Array, Enum, Integer

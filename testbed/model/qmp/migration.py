@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from testbed.model.effects import Status
-from testbed.model.migration_info import UNDER_WAY, MigrationInfo, as_json
+from testbed.model.migration.effects import Status
 from testbed.model.profile import Profile
-from testbed.model.settings import Settings
+from testbed.model.qmp.migration_info import UNDER_WAY, MigrationInfo, as_json
+from testbed.model.qmp.settings import Settings
 
 from .basics import RunStateHolder
 from .commands import Commands

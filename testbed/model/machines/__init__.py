@@ -1,0 +1,1 @@
+"""The machines that the model can be: recordings of real ones, and what makes devices of them."""

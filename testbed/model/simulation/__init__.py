@@ -1,0 +1,1 @@
+"""Whole migrations in one process, on a clock of their own."""

@@ -1,0 +1,1 @@
+"""savevm, loadvm, delvm and info snapshots, on disk images of the model's own."""
