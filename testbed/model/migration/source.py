@@ -89,6 +89,7 @@ class Source:
         self._footer = b""  # of the last PART, which goes out with what comes next
         self._guest_stopped = False
         self._starting = False  # the last turn switched to postcopy
+        self._rest: Iterator[bytes] | None = None  # of the last of it, which is being sent
         self._written = False  # EOF went out: only the answer is missing
         self._window_began_s = 0.0
         self._window_bytes = 0
@@ -146,6 +147,8 @@ class Source:
         elif self.status in (Status.ACTIVE, Status.POSTCOPY_ACTIVE):
             if self._back_failed or self._shut is not None:  # who read it has closed the socket
                 self._write_failed(EIO, os.strerror(errno.EBADF))
+            elif self._rest is not None:
+                self._complete_on(self._rest)
             else:
                 self._iterate(now_s)
         return self._taken()
@@ -196,7 +199,7 @@ class Source:
         """Another connection is there, for a migration that is paused: ask what was received."""
         assert self.status is Status.POSTCOPY_PAUSED, "`migrate` with resume asks for the status"
         self._failed, self._back_failed, self._back = 0, False, ReturnPath()
-        self._shut = self._iterated = None
+        self._shut = self._iterated = self._rest = None
         self._footer = b""
         self._become(Status.POSTCOPY_RECOVER)
         asked = self._requests.requests_bitmaps()
@@ -249,15 +252,29 @@ class Source:
         return self._bytes_per_s * self.parameters.downtime_limit_s
 
     def _complete(self) -> None:
-        """`migration_completion`: the last of it; the next turn concludes, once it was flushed."""
+        """`migration_completion`: the last of it, in as many turns as it takes."""
         self._iterated = None
         if self.status is Status.POSTCOPY_ACTIVE:
-            self._send_all(self._machine.complete_postcopy())
+            self._rest = iter(self._machine.complete_postcopy())
         else:
             self._stop_guest()
-            self._send_all(self._machine.complete_live(postcopy=False))
-            self._send_all(self._machine.devices())
-            self._send(self._machine.end())
+            self._rest = self._rest_of_precopy()
+        self._complete_on(self._rest)
+
+    def _rest_of_precopy(self) -> Iterator[bytes]:
+        yield from self._machine.complete_live(postcopy=False)
+        yield from self._machine.devices()
+        yield self._machine.end()
+
+    def _complete_on(self, rest: Iterator[bytes]) -> None:
+        """Send more of it; behind the last piece the next turn concludes, once it was flushed."""
+        sent_bytes = 0
+        for piece in rest:
+            self._send(piece)
+            sent_bytes += len(piece)
+            if sent_bytes >= TURN_BYTES_MAX:
+                return
+        self._rest = None
         self._written = True
 
     def _conclude(self) -> None:
