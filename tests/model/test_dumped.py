@@ -99,3 +99,8 @@ def _compare(one, other):
         elif (one["name"], field["field"]) not in SIZES_OF_OBJECTS:
             assert field["size"] in {each["size"] for each in same}, (one["name"], field)
     return compared
+
+
+def test_without_a_file_it_is_said(capsys):
+    assert main(["-M", "q35", "--dump-vmstate"]) == 0
+    assert json.loads(capsys.readouterr().out)["vmschkmachine"] == {"Name": "pc-q35-7.2"}

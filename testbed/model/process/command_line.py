@@ -136,13 +136,16 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
         if name in WITHOUT_VALUE:
             yield name, given, ""
         elif name in WITH_VALUE:
-            value = next(rest, None)
+            value = next(rest, USUAL.get(name))
             if value is None:
                 raise Usage(f"{given}: requires an argument")
             yield name, given, value
         else:
             raise Usage(f"{given}: invalid option")
 
+
+USUAL = {"dump-vmstate": "-"}
+"""What an option may leave out where it is the last one; QEMU wants all of them."""
 
 LISTS: dict[str, Callable[[CommandLine], list[Option]]] = {
     "chardev": lambda found: found.chardevs,

@@ -64,7 +64,7 @@ A work-alike of QEMU for migration: it takes the options of qemu-system-x86_64 t
   -incoming URI|defer   wait for a migration
   -S                    do not run before `cont`
   -loadvm NAME          begin with a snapshot
-  -dump-vmstate FILE    write down how its devices are saved
+  -dump-vmstate [FILE]  write down how its devices are saved
 """
 
 
