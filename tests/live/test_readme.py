@@ -39,18 +39,25 @@ SOME = ("bad_footer_mark", "truncated_ram", "rarp_ok", "rarp_partial")
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a library of some scenarios, so that each command is run as it stands."""
-    (tmp_path / "scenarios").mkdir()
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "scenarios").mkdir()
     for name in SOME:
-        shutil.copy(ROOT / "scenarios" / f"{name}.yaml", tmp_path / "scenarios")
+        shutil.copy(ROOT / "scenarios" / f"{name}.yaml", folder / "scenarios")
     for name, stream in STREAMS.items():
-        (tmp_path / name).write_bytes(recorded(stream))
+        (folder / name).write_bytes(recorded(stream))
     packets = Ends().whole(recorded("qemu7.2-postcopy.c0.fwd"), recorded("qemu7.2-postcopy.c0.ret"))
-    (tmp_path / "capture.pcapng").write_bytes(pcapng(packets))
-    (tmp_path / "layout.json").write_bytes(learn([str(tmp_path / "vm.stream")]).to_json())
-    return tmp_path
+    (folder / "capture.pcapng").write_bytes(pcapng(packets))
+    (folder / "layout.json").write_bytes(learn([str(folder / "vm.stream")]).to_json())
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of its own for each."""
+    return Path(shutil.copytree(original, tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("testbed ")])
