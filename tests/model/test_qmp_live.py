@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import socket
 from contextlib import suppress
 
@@ -13,7 +12,6 @@ from qmp_helpers import END, TIMES, Machine, Version, answers, connected, listen
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU here"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 

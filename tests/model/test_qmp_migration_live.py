@@ -6,7 +6,6 @@ What `query-migrate` and `info migrate` tell is compared with what real pairs te
 import asyncio
 import json
 import re
-import shutil
 from contextlib import asynccontextmanager
 
 import pytest
@@ -29,7 +28,6 @@ from testbed.model.qmp.settings import CAPABILITIES_7_2, PARAMETERS_7_2, SUPPORT
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU here"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
