@@ -204,10 +204,14 @@ class Registry:
 
     def blocked(self) -> str | None:
         """Why the machine cannot be migrated or saved, in QEMU's words; None if it can."""
+        first = next(self.unmigratable(), None)
+        return None if first is None else f"State blocked by non-migratable device '{first}'"
+
+    def unmigratable(self) -> Iterator[str]:
+        """The idstrs of devices that keep the machine where it is, in order."""
         for entry in self.entries:
             if entry.vmstate is not None and entry.vmstate.unmigratable:
-                return f"State blocked by non-migratable device '{entry.idstr}'"
-        return None
+                yield entry.idstr
 
     # RAM blocks
 

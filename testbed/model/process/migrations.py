@@ -27,7 +27,6 @@ from testbed.vmstate import VmStateFailed
 
 from .inbound import Inbound
 from .outbound import Outbound
-from .uri import is_protocol
 from .vm import Vm
 
 IO_ERROR = "An IO error has occurred"
@@ -91,7 +90,7 @@ class VmMigrations:
         found = MigrationInfo(
             incoming_status=self._inbound.status,
             socket_addresses=self._inbound.addresses,
-            unmigratable=self._unmigratable(),
+            unmigratable=tuple(self._vm.hardware.registry.unmigratable()),
         )
         out = self._outbound
         if out is None:
@@ -143,14 +142,6 @@ class VmMigrations:
             overflow=counters.xbzrle_overflow,
         )
 
-    def _unmigratable(self) -> tuple[str, ...]:
-        entries = self._vm.hardware.registry
-        return tuple(
-            entry.idstr
-            for entry in entries
-            if entry.vmstate is not None and entry.vmstate.unmigratable
-        )
-
     # Outgoing
 
     def migrate(self, uri: str, *, resume: bool) -> None:
@@ -160,8 +151,6 @@ class VmMigrations:
             self._outbound.resume(uri, self._descriptors, self._tasks)
             return
         self._outbound = self._new_outbound()
-        if not is_protocol(uri):
-            raise AssertionError("a protocol that there is not ends in `fail_setup`")
         self._outbound.begin(uri, self._descriptors, self._tasks)
 
     def fail_setup(self) -> None:

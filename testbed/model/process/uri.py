@@ -31,11 +31,6 @@ class NotConnected(Exception):
     """A connection did not come about; the text is QEMU's."""
 
 
-def is_protocol(uri: str) -> bool:
-    """Whether a URI begins with a protocol that is known."""
-    return uri.startswith(("tcp:", "unix:", "fd:", "exec:"))
-
-
 def channel_at_hand(uri: str, descriptors: Descriptors) -> Channel | None:
     """The outgoing channel that needs no connecting; None for a URI that needs it.
 
