@@ -18,6 +18,7 @@ from testbed.wire.element import (
 )
 
 from .plan import (
+    Channel,
     CommandPlace,
     ElementPlace,
     MessagePlace,
@@ -84,8 +85,8 @@ def describe_place(place: Place) -> str:
             return f"message {name}{_nth(occurrence)}"
         case ElementPlace(element=element):
             return element
-        case OffsetPlace(offset=offset, return_path=return_path):
-            return f"byte {offset}{' of the return path' if return_path else ''}"
+        case OffsetPlace(offset=offset, channel=channel):
+            return f"byte {offset}{' of the return path' if channel is Channel.RETURN_PATH else ''}"
         case StatePlace(side=side, status=status, event=event, occurrence=occurrence):
             return f"{status or event} of the {side}{_nth(occurrence)}"
 

@@ -26,6 +26,7 @@ from testbed.wire.element import (
 )
 
 from .plan import (
+    Channel,
     CommandPlace,
     Delete,
     ElementPlace,
@@ -264,7 +265,9 @@ def matcher(fault: Fault) -> Matcher | None:
 
 def on_return_path(place: Place) -> bool:
     """True if the place lies in the direction destination to source."""
-    return isinstance(place, MessagePlace) or (isinstance(place, OffsetPlace) and place.return_path)
+    return isinstance(place, MessagePlace) or (
+        isinstance(place, OffsetPlace) and place.channel is Channel.RETURN_PATH
+    )
 
 
 def narrowed(element: Element, field: str | None, byte: int | None) -> Range:

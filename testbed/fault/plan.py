@@ -18,6 +18,19 @@ class Side(StrEnum):
     BOTH = "both"
 
 
+class Channel(StrEnum):
+    """Which connection of a migration, and which direction of it, a place is on.
+
+    A multifd channel has a number, too: a source opens several.
+    """
+
+    MAIN = "main"
+    RETURN_PATH = "return-path"
+    MULTIFD = "multifd"
+    PREEMPT = "preempt"
+    TLS = "tls"
+
+
 class Point(StrEnum):
     """Where in what was matched: before its first byte, or after its last one."""
 
@@ -59,6 +72,7 @@ class PagePlace:
     phase: str | None = None  # "precopy", "postcopy"; None: either
     field: str | None = None  # "record", "idstr", "data"
     byte: int | None = None
+    channel: Channel = Channel.MAIN  # or PREEMPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +97,46 @@ class MessagePlace:
 
 @dataclass(frozen=True, slots=True)
 class ElementPlace:
-    """An element that is there once: `file-header`, `configuration`, `eof`, `vmdesc`.
+    """An element by its kind: `file-header`, `configuration`, `ram-block`, `eof`, `vmdesc`, ...
 
-    Fields: `magic`, `version`; `type`, `length`, `machine`; `type`; `type`, `length`, `text`.
+    The kinds, and the fields of each, are those that `testbed decode --json` shows.
     """
 
     element: str
     field: str | None = None
     byte: int | None = None
+    name: str | None = None  # of what has one, such as a RAM block
+    occurrence: int = 1
+    channel: Channel = Channel.MAIN
+    number: int | None = None  # of a multifd channel; None: any
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetPlace:
-    """The byte at that offset of the main channel, or of the return path."""
+    """The byte at that offset of a direction."""
 
     offset: int
-    return_path: bool = False
+    channel: Channel = Channel.MAIN
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """The page record with which so much of a RAM block has passed: bytes, or a share of its pages.
+
+    Counted by records on the main channel, pages sent again included; a zero page is a page.
+    """
+
+    block: str
+    passed_bytes: int | None = None
+    share: float | None = None  # 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPlace:
+    """The `number`th connection of an attempt, as it comes: nothing of it was read yet."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +147,55 @@ class StatePlace:
     status: str | None = None  # of MIGRATION events: "active", "postcopy-active", ...
     event: str | None = None  # "STOP", "RESUME", ...
     occurrence: int = 1
+    channel: Channel = Channel.MAIN  # whose connection the action is on
+    number: int | None = None
 
 
-Place = (
-    SectionPlace | PagePlace | CommandPlace | MessagePlace | ElementPlace | OffsetPlace | StatePlace
+StreamPlace = (
+    SectionPlace | PagePlace | CommandPlace | MessagePlace | ElementPlace | OffsetPlace | BlockPlace
 )
+Place = StreamPlace | StatePlace | ConnectionPlace
+
+
+@dataclass(frozen=True, slots=True)
+class AfterFault:
+    """Another fault has struck."""
+
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """All of these places have been reached in this attempt, each on its own channel."""
+
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """That place has not been reached in this attempt."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpus:
+    """Those of the source run, or have stopped.
+
+    QMP's STOP and RESUME tell; where there is no QMP, the first END section or package does.
+    """
+
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Drawn anew at each match, from the seed of the run."""
+
+    probability: float
+
+
+Condition = AfterFault | Reached | Before | Vcpus | Chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +239,74 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
+class HalfClose:
+    """FIN toward one side once what is under way has gone; the other direction goes on."""
+
+    toward: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nobody listens any more when the connection comes; after `for_s` (None: never) again."""
+
+    for_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DelayAccept:
+    """The connection waits so long before anything of it is read, or goes onward."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tarpit:
+    """The connection is taken and never read; nothing goes onward, and it never ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What goes toward that side comes later, by so much and up to `jitter_s` more or less."""
+
+    delay_s: float
+    jitter_s: float = 0.0
+    toward: Side = Side.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """No more than so many bytes a second go toward that side."""
+
+    bytes_per_s: int
+    toward: Side = Side.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What goes toward that side goes in small segments, with a pause between them."""
+
+    average_bytes: int
+    variation_bytes: int = 0
+    delay_s: float = 0.0
+    toward: Side = Side.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Rate and time toward that side are as if no fault had touched them."""
+
+    toward: Side = Side.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to the process of an endpoint: KILL, STOP, CONT."""
+
+    side: Side
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetField:
     """Write another value over the field at the place.
 
@@ -186,23 +336,57 @@ class Delete:
     """Take the bytes at the place out: the whole section, the element, or the field."""
 
 
-Action = Close | Reset | Blackhole | Stall | Truncate | SetField | FlipBits | Insert | Delete
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Have what is at the place twice: the whole section, or the element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Exchange what is at the place with the next one of its kind: section, or element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Put in again what passed last at an earlier place."""
+
+    place: StreamPlace
+
+
+@dataclass(frozen=True, slots=True)
+class StalePage:
+    """Send, in place of the page at the place, its data as it was sent the time before."""
+
+
+OnContent = SetField | FlipBits | Insert | Delete | Duplicate | Swap | Replay | StalePage
+OnConnection = Close | Reset | HalfClose | Blackhole | Truncate | Refuse | DelayAccept | Tarpit
+OnTime = Latency | Bandwidth | Slice | Stall | Restore
+Action = OnContent | OnConnection | OnTime | Signal
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: strikes once, at the first match of `place` on attempt `attempt`.
+    """One fault: strikes at the first match of `place` for which all `conditions` hold.
+
+    With `times` it strikes at so many matches in a row (None: every one). An `occurrence` counts
+    the matches for which the conditions hold; `Chance` is drawn after that.
 
     `point` is for actions that happen between bytes (connection actions, Truncate, Insert):
     before the first byte of what was matched, or after its last. `attempt` counts the run's
     migration attempts from 1; a recovery connection belongs to the attempt that it recovers and
     is reached with `connection` 2, 3, ... of that attempt (None: whichever matches).
+
+    An action on connection or time is on the connection where the place lies; `everywhere`: on all
+    that the migration has at that moment, as a network that fails is.
     """
 
     place: Place
     action: Action
     name: str
     point: Point = Point.BEFORE
-    attempt: int = 1
+    attempt: int | None = 1  # None: each
     connection: int | None = None
+    times: int | None = 1
+    conditions: tuple[Condition, ...] = ()
+    everywhere: bool = False
     where: str = field(default="", compare=False)  # file:line:column, for messages

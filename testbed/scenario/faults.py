@@ -40,7 +40,10 @@ def _place(at: Model) -> plan.Place:
         case strikes.ElementAt():
             return plan.ElementPlace(at.element, at.field, at.byte)
         case strikes.OffsetAt():
-            return plan.OffsetPlace(at.offset, at.direction == "return-path")
+            return plan.OffsetPlace(
+                at.offset,
+                plan.Channel.RETURN_PATH if at.direction == "return-path" else plan.Channel.MAIN,
+            )
         case strikes.StateAt():
             return plan.StatePlace(plan.Side(at.side), at.state, at.event, at.occurrence)
     raise AssertionError(at)

@@ -11,6 +11,7 @@ from testbed.fault.engine import FaultEngine, validate_fault
 from testbed.fault.plan import (
     Action,
     Blackhole,
+    Channel,
     Close,
     CommandPlace,
     Delete,
@@ -444,7 +445,7 @@ UNFIRED: list[tuple[Place, str]] = [
     (MessagePlace("PONG", 2), "no message PONG (occurrence 2) passed; the stream had PONG, SHUT"),
     (OffsetPlace(1 << 40), f"no byte {1 << 40} passed; the stream had {SEEN}"),
     (
-        OffsetPlace(99, return_path=True),
+        OffsetPlace(99, channel=Channel.RETURN_PATH),
         "no byte 99 of the return path passed; the stream had PONG, SHUT",
     ),
     (
