@@ -79,7 +79,7 @@ class _Live:
 
 
 class Console:
-    """Writes to standard output, or to `file`; see `testbed/cli.py` for who calls what."""
+    """Writes to standard output, or to `file`; see `testbed/cli/` for who calls what."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         out = file or sys.stdout

@@ -1,0 +1,75 @@
+"""What the commands share: exit statuses, kinds of arguments, how a user's mistake is told."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:  # each command waits only for what it needs
+    from testbed.scenario.scenario import Scenario
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_LACKS = 3
+EXIT_UNKNOWN = 4
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+QEMU = "qemu-system-x86_64"
+PATH = click.Path(path_type=Path)
+
+
+def usage(message: str) -> NoReturn:
+    """Tell the user's mistake, and end."""
+    click.echo(message, err=True)
+    sys.exit(EXIT_USAGE)
+
+
+def loaded(paths: Sequence[Path]) -> list[Scenario]:
+    """Every scenario of the paths; what is wrong with any of them is said, all of it."""
+    from testbed.scenario.load import ScenarioError, find, load
+
+    scenarios, wrong = [], []
+    try:
+        for path in find(paths):
+            try:
+                scenarios.append(load(path))
+            except ScenarioError as error:
+                wrong.append(str(error))
+    except ScenarioError as error:
+        wrong.append(str(error))
+    if wrong:
+        usage("\n".join(wrong))
+    return scenarios
+
+
+def command_words(option: str, text: str) -> tuple[str, ...]:
+    """The words of a command that an option names."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        usage(f"{option}: {error}")
+    if not words:
+        usage(f"{option}: expected a binary or a command, got nothing")
+    return tuple(words)
+
+
+def writable_file(path: Path) -> None:
+    """A report that could not be written after a long run would be found out too late."""
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        usage(f"{path}: cannot be written: {error.strerror}")
+
+
+def writable_folder(path: Path) -> None:
+    """Make the folder now, if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        usage(f"{path}: cannot be made a folder: {error.strerror}")
