@@ -33,7 +33,7 @@ def within_what_was_seen(case, found):
 def comparable(case, found):
     """By side, what is no race."""
     sides = {"source": found.source, "destination": found.destination}
-    if case.row.get("write_error"):
+    if case.row.get("write_error") or case.mode == "postcopy":
         sides["source"] = found.source.without_write_error()
     if case.row.get("cut_anywhere"):
         sides["destination"] = found.destination.without_place()
