@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from described_helpers import register_described
 from model_helpers import MACHINE
 
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.qemu import Qemu
 from testbed.log import Log
-from testbed.model.machines.described import register_described
 from testbed.model.machines.machine import BLOCK_BYTES_MAX
 from testbed.model.migration.configuration import Configuration, configuration
 from testbed.model.migration.destination import Destination

@@ -1,10 +1,11 @@
 """A real machine's devices, taken in and sent on: the same bytes, described in the same words."""
 
 import pytest
+from described_helpers import register_described
 from model_helpers import EOF, Ram
 from wire_helpers import recorded
 
-from testbed.model.machines.described import Sized, register_described
+from testbed.model.machines.described import Sized
 from testbed.model.migration.configuration import Configuration, configuration
 from testbed.model.migration.destination import Destination
 from testbed.model.migration.effects import Became, GuestMayRun

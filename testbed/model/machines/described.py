@@ -7,14 +7,12 @@ bytes and the same description. What a device itself would judge, its values, is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
 
-from testbed.model.migration.registry import Entry, Registry
 from testbed.vmstate import (
     Element,
     Field,
@@ -81,37 +79,6 @@ class Sized:
         self.data = yield from source.read(len(self.data))
         if source.error:
             raise VmStateFailed(source.error)
-
-
-def register_described(
-    registry: Registry, vmdesc: bytes | str, versions: dict[tuple[str, int], int]
-) -> list[Entry]:
-    """Register a device for each section that a vmdesc describes.
-
-    Args:
-        registry: of the machine.
-        vmdesc: the text.
-        versions: of the sections, by idstr and instance_id, as their headers had them.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no vmdesc.
-    """
-    entries = []
-    described = dict(json.loads(vmdesc, object_pairs_hook=Node))["devices"]
-    for node, whole in zip(json.loads(vmdesc)["devices"], described, strict=True):
-        key = node["name"], node["instance_id"]
-        try:
-            if "vmsd_name" not in node:
-                raise NotDeclarable
-            vmstate = declared(node)
-        except NotDeclarable:
-            sized = Sized(size_of(node), whole)
-            entry = registry.register_old_style(*key, versions[key], sized)
-        else:
-            entry = registry.register(vmstate, blank(vmstate), key[1])
-            entry.idstr, entry.version_id = key[0], versions[key]
-        entries.append(entry)
-    return entries
 
 
 def declared(
