@@ -25,7 +25,7 @@ from .model import (
 )
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import CommandName, FaultModel, MessageName, SectionKind
-from .units import ByVersion, Duration, Range, Size, SomeTime, VersionRange
+from .units import ByVersion, Duration, Mac, Range, Size, SomeTime, VersionRange, mac_address
 from .when import When as When  # what plays a scenario asks it
 from .when import WhenSaid
 
@@ -68,22 +68,12 @@ def _by_version(value: Any) -> Any:
     return value
 
 
-def _mac(value: str) -> str:
-    address = value.lower()
-    if re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", address) is None:
-        raise ValueError(f"expected a MAC address such as 52:54:00:12:34:56{got(value)}")
-    if int(address[:2], 16) & 1:
-        raise ValueError(f"expected the address of one NIC, got the group address {value}")
-    return address
-
-
 Regex = Annotated[str, AfterValidator(_regex)]
 RegexByVersion = Annotated[ByVersion, BeforeValidator(_by_version)]
 OneOrMore = BeforeValidator(listed)
 Statuses = Annotated[list[MigrationStatus], OneOrMore, Field(min_length=1)]
 RunStates = Annotated[list[RunState], OneOrMore, Field(min_length=1)]
 Word = Annotated[str, Field(min_length=1)]
-Mac = Annotated[str, AfterValidator(_mac)]
 
 # Machines
 
@@ -319,7 +309,9 @@ class AnnounceExpectation(Model):
     """The announcements that must have come to the switch from the destination."""
 
     count: Natural | None = None
-    mac: Annotated[str, AfterValidator(lambda it: it if it == "guest" else _mac(it))] | None = None
+    mac: (
+        Annotated[str, AfterValidator(lambda it: it if it == "guest" else mac_address(it))] | None
+    ) = None
     layout: Literal["qemu"] | None = None
     schedule: list[Duration] | None = None
     tolerance: Duration | None = None

@@ -14,6 +14,7 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?")
 SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 VERSION = r"(\d+)(?:\.(\d+))?(?:\.(\d+))?"
 BOUND = re.compile(rf"(<=|>=|<|>|=)?\s*{VERSION}")
 BETWEEN = re.compile(rf"{VERSION}\s*-\s*{VERSION}")
@@ -60,6 +61,14 @@ def size_of(value: Any) -> Any:
     return _size(value) if isinstance(value, str) and SIZE.fullmatch(value) else value
 
 
+def _share(value: Any) -> Any:
+    if isinstance(value, str) and (found := SHARE.fullmatch(value.strip())):
+        share = float(found[1]) / 100
+        if 0 < share <= 1:
+            return share
+    raise ValueError(f"expected a share such as 50%, at most 100%, got {shown(value)}")
+
+
 def hex_bytes(value: Any) -> bytes:
     """Bytes of a hexadecimal text; blanks between them are allowed.
 
@@ -74,6 +83,24 @@ def hex_bytes(value: Any) -> bytes:
         if found:
             return found
     raise ValueError(f'expected hexadecimal bytes such as "00ff", in quotes, got {shown(value)}')
+
+
+def mac_address(value: str) -> str:
+    """A NIC's address as in `52:54:00:12:34:56`, in small letters.
+
+    Raises:
+        ValueError: it is none, or that of a group.
+    """
+    address = value.lower()
+    if re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", address) is None:
+        raise ValueError(f"expected a MAC address such as 52:54:00:12:34:56, got {shown(value)}")
+    if int(address[:2], 16) & 1:
+        raise ValueError(f"expected the address of one NIC, got the group address {value}")
+    return address
+
+
+def _as_share(share: float) -> str:
+    return f"{share * 100:.10g}%"
 
 
 def _as_duration(seconds: float) -> str:
@@ -92,7 +119,14 @@ SomeTime = Annotated[
     PlainSerializer(_as_duration, return_type=str, when_used="json"),
 ]
 """Seconds, more than none."""
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    PlainSerializer(_as_share, return_type=str, when_used="json"),
+]
+"""More than 0, up to 1."""
 Size = Annotated[int, BeforeValidator(_size)]
+Mac = Annotated[str, AfterValidator(mac_address)]
 HexBytes = Annotated[
     bytes,
     BeforeValidator(hex_bytes),

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from testbed.scenario.units import Duration, HexBytes, Size, Version, VersionRange, for_version
+from testbed.scenario.units import (
+    Duration,
+    HexBytes,
+    Share,
+    Size,
+    Version,
+    VersionRange,
+    for_version,
+)
 
 DURATIONS = [("500ms", 0.5), ("500 ms", 0.5), ("1.5s", 1.5), ("20 s", 20.0), ("2m", 120.0)]
 NO_DURATIONS: list[Any] = ["5 parsecs", "5", 5, 0.5, "-1s", "", "1s2", "ms", None, True, [], "1e3s"]
@@ -22,6 +30,7 @@ SIZES: list[tuple[Any, int]] = [
 NO_SIZES: list[Any] = [-1, "-1M", "1.5G", "1T", "M", "", True, None, 1.5, []]
 
 HEX = [("00ff", b"\0\xff"), ("00 FF", b"\0\xff")]
+NO_SHARES: list[Any] = ["0%", "101%", "half", 0.5, 50, True, None, "-5%"]
 NO_HEX: list[Any] = ["", "0", "0x00", "xy", 0, 7, None, b"\0", []]
 
 # A range, versions in it, versions outside of it.
@@ -51,6 +60,15 @@ def test_a_size_in_bytes(written: Any, size_bytes: int) -> None:
     assert TypeAdapter(Size).validate_python(written) == size_bytes
 
 
+@pytest.mark.parametrize(
+    ("written", "share"), [("50%", 0.5), ("100 %", 1.0), ("12.5%", 0.125), ("0.1%", 0.001)]
+)
+def test_a_share(written: str, share: float) -> None:
+    found = TypeAdapter(Share)
+    assert found.validate_python(written) == pytest.approx(share)
+    assert found.validate_python(found.dump_python(share, mode="json")) == pytest.approx(share)
+
+
 @pytest.mark.parametrize(("written", "data"), HEX)
 def test_bytes_in_hexadecimal(written: str, data: bytes) -> None:
     found = TypeAdapter(HexBytes)
@@ -63,6 +81,7 @@ def test_bytes_in_hexadecimal(written: str, data: bytes) -> None:
     [
         *((Duration, each, "expected a duration such as") for each in NO_DURATIONS),
         *((Size, each, "expected a size such as") for each in NO_SIZES),
+        *((Share, each, "expected a share such as") for each in NO_SHARES),
         *((HexBytes, each, "expected hexadecimal bytes such as") for each in NO_HEX),
     ],
 )
