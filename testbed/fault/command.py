@@ -1,4 +1,4 @@
-"""What the fault engine answers with: commands that the proxy's sockets carry out, in order."""
+"""What the fault engine answers with: commands that the data plane carries out, in order."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import Side
+from .plan import Bandwidth, Latency, Side, Slice
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write bytes toward that side."""
+    """Write bytes toward that side. A view is valid until the command was carried out."""
 
     toward: Side
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,51 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What goes toward that side from now on goes so; None: as if no fault had touched it.
+
+    Each kind of shape is by itself: a latency does not end a bandwidth.
+    """
+
+    toward: Side
+    shape: Latency | Bandwidth | Slice | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """Send that signal (`KILL`, `STOP`, `CONT`) to the process of the endpoint on that side."""
+
+    side: Side
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """Carry the command out on every live connection of the attempt, this one included."""
+
+    command: HalfClose | End | GoDark | Wait | Shape
+
+
+@dataclass(frozen=True, slots=True)
+class StopListening:
+    """Refuse connections for a time (None: for the rest of the attempt)."""
+
+    for_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """Of the connection that just came, read nothing and take nothing onward for a time."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tarpit:
+    """Never read the connection that just came, take nothing onward, and keep it open."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Something for the log."""
 
@@ -56,4 +101,17 @@ class Observed:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Command = Send | HalfClose | End | GoDark | Wait | Observed
+Command = (
+    Send
+    | HalfClose
+    | End
+    | GoDark
+    | Wait
+    | Shape
+    | Signalled
+    | Everywhere
+    | StopListening
+    | HoldBack
+    | Tarpit
+    | Observed
+)

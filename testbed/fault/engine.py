@@ -8,7 +8,7 @@ boundaries for certain; RAM never is.
 
 from __future__ import annotations
 
-from testbed.wire import Layout, MainChannel, ReturnPath
+from testbed.wire import ChannelKind, Layout, MainChannel, ReturnPath
 
 from .command import Command
 from .describe import describe_place
@@ -16,7 +16,7 @@ from .lane import Lane, Parser
 from .ledger import DeviceSections, Ledger
 from .place import matcher, on_return_path
 from .plan import Fault, Side, StatePlace
-from .relay import Due, Relay
+from .relay import Due, Passing, Relay
 from .validate import validate_fault
 
 __all__ = ["FaultEngine", "validate_fault"]
@@ -26,15 +26,18 @@ class FaultEngine:
     """The faults of a run, and what is known of its migrations as a whole.
 
     Args:
-        faults: each strikes at most once; their names differ.
+        faults: their names differ.
+        seed: of what is left to chance.
     """
 
-    def __init__(self, faults: tuple[Fault, ...] = ()) -> None:
+    def __init__(self, faults: tuple[Fault, ...] = (), *, seed: int = 0) -> None:
         self.faults = faults
+        self.seed = seed
         self.attempt = 1
         self._ledger = Ledger()
         self._matchers = [found for fault in faults if (found := matcher(fault)) is not None]
         self._state_counts = dict.fromkeys((fault.name for fault in faults), 0)
+        self._number_of_main = 0
         self._due: list[Due] = []  # their state came while there was no connection
         self._relays: dict[int, Relay] = {}  # the last one of each attempt
 
@@ -53,13 +56,32 @@ class FaultEngine:
         self.attempt += 1
         self._due.clear()
 
-    def connection(self, *, recovers: bool = False) -> Relay:
-        """The relay of a new main connection of this attempt.
+    def awaiting(self, _number: int, /) -> list[Command]:
+        """What there is to do while connection `number` of the attempt is what may come next.
+
+        Only here, and in what a relay or `observed` answers later, StopListening can come.
+        """
+        return []
+
+    def came(self, _number: int, /) -> list[Command]:
+        """What there is to do with connection `number` of the attempt: nothing of it was read.
+
+        HoldBack, Tarpit, End (of the source's side), Signalled, Everywhere, Observed. What goes on
+        for longer (Wait, Shape, GoDark, HalfClose) is in its relay's `opening`.
+        """
+        return []
+
+    def connection(self, number: int, kind: ChannelKind | None) -> Passing:
+        """The relay of connection `number` of this attempt, told apart by its first bytes.
 
         Args:
-            recovers: it goes on with the postcopy migration that the last one lost, so that its
-                parsers go on where those were.
+            number: of the connections of the attempt, from 1, in the order in which they came.
+            kind: None: nothing that we know.
         """
+        if kind not in (ChannelKind.MAIN, ChannelKind.RECOVERY):
+            return Passing()
+        recovers = kind is ChannelKind.RECOVERY
+        self._number_of_main = number
         previous = self._relays.get(self.attempt)
         number = 1 if previous is None else previous.number + 1
         main, back = MainChannel(), ReturnPath()
@@ -75,13 +97,16 @@ class FaultEngine:
         self._relays[self.attempt] = relay
         return relay
 
-    def observed(self, side: Side, event: str, status: str | None = None) -> list[Command]:
+    def observed(
+        self, side: Side, event: str, status: str | None = None
+    ) -> list[tuple[int, list[Command]]]:
         """QMP reported an event (`MIGRATION` with its status): strike what waits for it.
 
         A state that comes while there is no connection strikes the next one as it begins.
 
         Returns:
-            Commands for the connection of the relay made last.
+            Commands, and the number of the attempt's connection that they are for; 0 for what is
+            for none of them (Signalled, StopListening, Observed).
         """
         for fault in self.faults:
             place = fault.place
@@ -95,7 +120,8 @@ class FaultEngine:
         relay = self._relays.get(self.attempt)
         if relay is None or relay.is_over:
             return []
-        return relay.strike(self._take_due(relay.number))
+        commands = relay.strike(self._take_due(relay.number))
+        return [(self._number_of_main, commands)] if commands else []
 
     def unfired(self) -> list[str]:
         """A sentence for each fault that never struck."""

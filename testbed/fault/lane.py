@@ -344,7 +344,7 @@ def _is_in_package(fault: Fault) -> bool:
 def _joined(commands: list[Command]) -> list[Command]:
     """The same commands, with what is sent in a row sent at once: a page record is small."""
     joined: list[Command] = []
-    run: list[bytes] = []
+    run: list[bytes | memoryview] = []
     for command in [*commands, None]:
         if isinstance(command, Send):
             run.append(command.data)

@@ -21,7 +21,8 @@ class Side(StrEnum):
 class Channel(StrEnum):
     """Which connection of a migration, and which direction of it, a place is on.
 
-    A multifd channel has a number, too: a source opens several.
+    A multifd channel has a number, too: a source opens several. So have TLS and unknown ones: in
+    the order in which they were told apart, from 1.
     """
 
     MAIN = "main"
@@ -29,6 +30,7 @@ class Channel(StrEnum):
     MULTIFD = "multifd"
     PREEMPT = "preempt"
     TLS = "tls"
+    UNKNOWN = "unknown"  # begins like nothing that we know; only offsets are places in it
 
 
 class Point(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from mmap import mmap
 
 from testbed.wire import MainChannel, ReturnPath
 
@@ -26,6 +27,18 @@ class Passing:
     def received(self, sender: Side, data: bytes) -> list[Command]:
         """Bytes came from that side."""
         return [Send(_other(sender), data)]
+
+    def received_window(self, sender: Side, data: mmap, start: int, end: int) -> list[Command]:
+        """Bytes `data[start:end]` came from that side; nothing of them is copied.
+
+        The buffer must stay as it is until the next bytes of that side were received, and not be
+        theirs; what is in `data[:start]` is written over. Views of it are in what is answered.
+        """
+        return [Send(_other(sender), memoryview(data)[start:end])]
+
+    def is_passing(self, _sender: Side, /) -> bool:
+        """True if nothing parses, watches or shapes what that side sends, from now on."""
+        return True
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
@@ -71,6 +84,14 @@ class Relay(Passing):
     def received(self, sender: Side, data: bytes) -> list[Command]:
         """Bytes came from that side."""
         return self._obeyed(self._lane(sender).received(data))
+
+    def received_window(self, sender: Side, data: mmap, start: int, end: int) -> list[Command]:
+        """Bytes `data[start:end]` came from that side."""
+        return self.received(sender, data[start:end])
+
+    def is_passing(self, _sender: Side, /) -> bool:
+        """True if nothing parses, watches or shapes what that side sends, from now on."""
+        return False
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""

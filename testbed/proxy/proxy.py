@@ -103,9 +103,9 @@ class Proxy:
 
     def observed(self, side: Side, event: str, status: str | None = None) -> None:
         """Tell the engine what QMP reported; what it answers happens at once."""
-        commands = self.engine.observed(side, event, status)
-        if self._main is not None:
-            self._main.act(commands)
+        for _, commands in self.engine.observed(side, event, status):
+            if self._main is not None:
+                self._main.act(commands)
 
     def _abort(self) -> None:
         for source in self._waiting:
@@ -170,10 +170,9 @@ class Proxy:
         def identify(first: bytes) -> Passing:
             channel = _carried(first)
             self._log.write("proxy", "connection-identified", connection=number, channel=channel)
-            if channel not in (ChannelKind.MAIN, ChannelKind.RECOVERY):
-                return Passing()
-            self._main = connection
-            return self.engine.connection(recovers=channel is ChannelKind.RECOVERY)
+            if channel in (ChannelKind.MAIN, ChannelKind.RECOVERY):
+                self._main = connection
+            return self.engine.connection(number, channel)
 
         sides = {Side.SOURCE: source, Side.DESTINATION: destination}
         connection = Connection(number, sides, identify, self._log)

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from testbed.fault.command import Command, Observed, Send
-from testbed.fault.engine import FaultEngine, Relay
+from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Side
+from testbed.fault.relay import Passing
+from testbed.wire import ChannelKind
 
 SOURCE, DESTINATION, BOTH = Side.SOURCE, Side.DESTINATION, Side.BOTH
 
@@ -17,7 +19,7 @@ def acts(commands: Iterable[Command]) -> list[Command]:
         if isinstance(command, Observed):
             continue
         if isinstance(command, Send) and isinstance(last, Send) and last.toward is command.toward:
-            done[-1] = Send(last.toward, last.data + command.data)
+            done[-1] = Send(last.toward, bytes(last.data) + bytes(command.data))
         else:
             done.append(command)
     return done
@@ -32,7 +34,7 @@ def struck(commands: Iterable[Command]) -> list[str]:
     ]
 
 
-def run(relay: Relay, chunks: Iterable[bytes], sender: Side = SOURCE) -> list[Command]:
+def run(relay: Passing, chunks: Iterable[bytes], sender: Side = SOURCE) -> list[Command]:
     """Feed chunks and the end from one side."""
     commands = [command for chunk in chunks for command in relay.received(sender, chunk)]
     return commands + relay.ended(sender)
@@ -45,4 +47,9 @@ def passed(commands: Iterable[Command], toward: Side = DESTINATION) -> bytes:
 
 def through(engine: FaultEngine, chunks: Iterable[bytes]) -> bytes:
     """The bytes that come out of a new forward connection."""
-    return passed(run(engine.connection(), chunks))
+    return passed(run(main(engine), chunks))
+
+
+def main(engine: FaultEngine) -> Passing:
+    """The relay of the first connection of an attempt, a main one."""
+    return engine.connection(1, ChannelKind.MAIN)

@@ -3,7 +3,7 @@
 from typing import TypeGuard
 
 import pytest
-from fault_helpers import BOTH, DESTINATION, SOURCE, acts, passed, run, struck, through
+from fault_helpers import BOTH, DESTINATION, SOURCE, acts, main, passed, run, struck, through
 from wire_helpers import PAGES, device, postcopy, precopy, ram_part, recorded, steps
 
 from testbed.fault.command import Command, End, GoDark, HalfClose, Observed, Send, Wait
@@ -31,7 +31,7 @@ from testbed.fault.plan import (
     StatePlace,
     Truncate,
 )
-from testbed.wire import build_command, build_message, encode
+from testbed.wire import ChannelKind, build_command, build_message, encode
 from testbed.wire.element import CommandType, EndOfStream, MessageType
 
 STREAM = precopy()
@@ -40,6 +40,7 @@ NET_AT = STREAM.index(NET)
 NET_PAYLOAD = NET_AT + NET.index(b"ring")
 NET_FOOTER = NET_AT + len(NET) - 5
 TIMER = device(0, "timer", b"timer's state")
+KINDS = ChannelKind.MAIN, ChannelKind.RECOVERY
 STEPS = [1, 7, 300, 1 << 20]
 
 NET_SECTION = SectionPlace("*/virtio-net")
@@ -75,7 +76,7 @@ def test_an_action_falls_between_two_bytes(
     action: Action, expected: list[Command], step: int, point: Point, at: int
 ) -> None:
     engine = FaultEngine((fault(NET_SECTION, action, point=point),))
-    commands = acts(run(engine.connection(), steps(STREAM, step)))
+    commands = acts(run(main(engine), steps(STREAM, step)))
     assert commands == [
         Send(DESTINATION, STREAM[:at]),
         *expected,
@@ -93,7 +94,7 @@ def _cuts(commands: list[Command]) -> bool:
 def test_truncate_ends_the_stream_there_and_swallows_the_rest(step: int) -> None:
     place = SectionPlace("*/virtio-net", part="payload", byte=4)
     engine = FaultEngine((fault(place, Truncate()),))
-    relay = engine.connection()
+    relay = main(engine)
     assert acts(run(relay, steps(STREAM, step))) == [
         Send(DESTINATION, STREAM[: NET_PAYLOAD + 4]),
         HalfClose(DESTINATION),
@@ -272,7 +273,7 @@ def test_an_edit_changes_its_bytes_and_no_other(
 @pytest.mark.parametrize("stream", [precopy(), postcopy()], ids=["precopy", "postcopy"])
 @pytest.mark.parametrize("step", STEPS)
 def test_no_fault_changes_nothing_and_delays_nothing(stream: bytes, step: int) -> None:
-    relay = FaultEngine().connection()
+    relay = main(FaultEngine())
     for chunk in steps(stream, step):
         assert acts(relay.received(SOURCE, chunk)) == [Send(DESTINATION, chunk)]
     assert acts(relay.ended(SOURCE)) == [HalfClose(DESTINATION)]
@@ -346,7 +347,7 @@ def test_a_package_that_falls_silent_says_the_size_that_it_will_have(cut: int) -
     ping = build_command(CommandType.PING, b"\0\0\0\3")
     begin = PACKAGED_AT + 9
     engine = FaultEngine((fault(SectionPlace("timer"), Insert(ping)),))
-    relay = engine.connection()
+    relay = main(engine)
     commands = relay.received(SOURCE, PACKAGE[: begin + cut])
     commands += relay.silence(SOURCE)
     commands += run(relay, [PACKAGE[begin + cut :]])
@@ -356,9 +357,8 @@ def test_a_package_that_falls_silent_says_the_size_that_it_will_have(cut: int) -
 
 
 def test_device_state_waits_for_the_vmdesc_and_ram_does_not() -> None:
-    relay = FaultEngine(
-        (fault(SectionPlace("timer", part="payload", field="data"), Delete()),)
-    ).connection()
+    place = SectionPlace("timer", part="payload", field="data")
+    relay = main(FaultEngine((fault(place, Delete()),)))
     device_phase = STREAM.index(TIMER)
     assert passed(relay.received(SOURCE, STREAM[:EOF_AT])) == STREAM[:device_phase]
     assert (
@@ -369,7 +369,7 @@ def test_device_state_waits_for_the_vmdesc_and_ram_does_not() -> None:
 
 @pytest.mark.parametrize("cut", [NET_AT + 3, NET_PAYLOAD + 5, PART_AT + 2, PAGE_AT + 9])
 def test_silence_lets_go_of_what_waits(cut: int) -> None:
-    relay = FaultEngine((fault(NET_SECTION, Stall(1.0)),)).connection()
+    relay = main(FaultEngine((fault(NET_SECTION, Stall(1.0)),)))
     commands = relay.received(SOURCE, STREAM[:cut])
     commands += relay.silence(SOURCE)
     assert passed(commands) == STREAM[:cut]
@@ -380,7 +380,7 @@ def test_silence_lets_go_of_what_waits(cut: int) -> None:
 def test_silence_inside_an_element_does_not_hide_it_from_a_fault() -> None:
     place = SectionPlace("*/virtio-net", part="footer", field="section_id")
     engine = FaultEngine((fault(place, SetField(1)),))
-    relay = engine.connection()
+    relay = main(engine)
     commands = relay.received(SOURCE, STREAM[: NET_AT + 3])
     commands += relay.silence(SOURCE)
     commands += run(relay, [STREAM[NET_AT + 3 :]])
@@ -390,7 +390,7 @@ def test_silence_inside_an_element_does_not_hide_it_from_a_fault() -> None:
 def test_what_went_in_silence_can_no_longer_be_struck() -> None:
     place = SectionPlace("*/virtio-net", part="header", field="type")
     engine = FaultEngine((fault(place, SetField(1)),))
-    relay = engine.connection()
+    relay = main(engine)
     commands = relay.received(SOURCE, STREAM[: NET_AT + 3])
     commands += relay.silence(SOURCE)
     commands += run(relay, [STREAM[NET_AT + 3 :]])
@@ -490,7 +490,7 @@ def test_a_fault_without_its_place_harms_nothing_and_is_told(
     place: Place, why: str, step: int
 ) -> None:
     engine = FaultEngine((fault(place, Reset() if isinstance(place, StatePlace) else SetField(1)),))
-    relay = engine.connection()
+    relay = main(engine)
     back = [
         command for chunk in steps(RETURN, step) for command in relay.received(DESTINATION, chunk)
     ]
@@ -514,7 +514,7 @@ def test_a_fault_of_another_attempt_says_that_nothing_passed() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_the_return_path_is_edited_as_well(step: int) -> None:
     engine = FaultEngine((fault(MessagePlace("SHUT", field="payload"), SetField(1)),))
-    commands = run(engine.connection(), steps(RETURN, step), DESTINATION)
+    commands = run(main(engine), steps(RETURN, step), DESTINATION)
     assert passed(commands, SOURCE) == RETURN[:-1] + b"\1"
     assert acts(commands)[-1] == HalfClose(SOURCE)
 
@@ -522,11 +522,12 @@ def test_the_return_path_is_edited_as_well(step: int) -> None:
 def test_a_state_strikes_at_once_and_once() -> None:
     place = StatePlace(SOURCE, status="postcopy-active", occurrence=2)
     engine = FaultEngine((fault(place, Reset()),))
-    engine.connection()
-    assert acts(engine.observed(SOURCE, "MIGRATION", "postcopy-active")) == []
-    assert acts(engine.observed(DESTINATION, "MIGRATION", "postcopy-active")) == []
-    assert acts(engine.observed(SOURCE, "STOP", None)) == []
-    commands = engine.observed(SOURCE, "MIGRATION", "postcopy-active")
+    main(engine)
+    assert engine.observed(SOURCE, "MIGRATION", "postcopy-active") == []
+    assert engine.observed(DESTINATION, "MIGRATION", "postcopy-active") == []
+    assert engine.observed(SOURCE, "STOP", None) == []
+    ((number, commands),) = engine.observed(SOURCE, "MIGRATION", "postcopy-active")
+    assert number == 1
     assert acts(commands) == [End(SOURCE, reset=True), End(DESTINATION, reset=True)]
     assert struck(commands) == ["source reported postcopy-active"]
     assert engine.observed(SOURCE, "MIGRATION", "postcopy-active") == []
@@ -539,7 +540,7 @@ def test_a_state_that_comes_before_the_connection_strikes_it_as_it_begins() -> N
     assert engine.unfired() == [
         "fault 1 (it) never fired: there was no connection when setup of the source came"
     ]
-    relay = engine.connection()
+    relay = main(engine)
     assert acts(relay.opening) == [GoDark(DESTINATION, swallow=False)]
     assert acts(run(relay, [STREAM])) == []
     assert engine.unfired() == []
@@ -549,7 +550,7 @@ def test_a_fault_after_the_cut_says_so() -> None:
     first = Fault(SectionPlace("timer"), Reset(), "first")
     second = Fault(NET_SECTION, Delete(), "second")
     engine = FaultEngine((first, second))
-    run(engine.connection(), [STREAM])
+    run(main(engine), [STREAM])
     assert engine.unfired() == [
         "fault 2 (second) never fired: the stream was cut before the header of FULL "
         "0000:00:02.0/virtio-net, instance 0, section 7"
@@ -577,14 +578,14 @@ def test_boundaries_that_the_vmdesc_denies_are_not_struck(step: int) -> None:
 
 def test_boundaries_that_the_vmdesc_confirms_are_exact() -> None:
     faults = (fault(NET_SECTION, Insert(b"!")), Fault(SectionPlace("ram"), Insert(b"!"), "ram"))
-    commands = run(FaultEngine(faults).connection(), [STREAM])
+    commands = run(main(FaultEngine(faults)), [STREAM])
     assert [c.facts["certainty"] for c in commands if _is_strike(c)] == ["exact", "exact"]
 
 
 def test_a_field_without_a_vmdesc_could_not_be_placed() -> None:
     place = SectionPlace("*/virtio-net", part="payload", field="data")
     engine = FaultEngine((fault(place, SetField(0)),))
-    relay = engine.connection()
+    relay = main(engine)
     commands = relay.received(SOURCE, STREAM[: EOF_AT + 1])
     assert relay.undecided(SOURCE)
     commands += relay.silence(SOURCE)
@@ -618,9 +619,10 @@ def test_device_sections_are_those_of_the_last_stream() -> None:
 
 def test_a_stream_is_truncated_at_a_state() -> None:
     engine = FaultEngine((fault(StatePlace(SOURCE, event="STOP"), Truncate()),))
-    relay = engine.connection()
+    relay = main(engine)
     assert acts(relay.received(SOURCE, STREAM[:50])) == [Send(DESTINATION, STREAM[:50])]
-    assert acts(engine.observed(SOURCE, "STOP", None)) == [HalfClose(DESTINATION)]
+    ((_, commands),) = engine.observed(SOURCE, "STOP", None)
+    assert acts(commands) == [HalfClose(DESTINATION)]
     assert acts(run(relay, [STREAM[50:]])) == []
 
 
@@ -648,8 +650,8 @@ def test_a_recovery_goes_on_where_the_first_connection_was_cut(
     place = PagePlace("pc.ram", nth=1, phase="postcopy", field="data", byte=0)
     engine = FaultEngine((fault(place, FlipBits(b"\xff"), connection=connection),))
     outs = [
-        passed(run(engine.connection(recovers=recovers), [stream]))
-        for recovers, stream in zip((False, True), streams, strict=True)
+        passed(run(engine.connection(number, kind), [stream]))
+        for number, (kind, stream) in enumerate(zip(KINDS, streams, strict=True), 1)
     ]
     changed = [
         number
@@ -670,14 +672,14 @@ def test_two_faults_in_one_element_strike_in_its_order() -> None:
             Fault(ElementPlace("file-header", "magic"), SetField(b"EVMQ"), "a"),
         )
     )
-    commands = run(engine.connection(), [STREAM])
+    commands = run(main(engine), [STREAM])
     assert passed(commands) == b"EVMQ\0\0\0\2" + STREAM[8:]
     assert [c.facts["fault"] for c in commands if _is_strike(c)] == ["a", "b"]
 
 
 def test_a_strike_is_told_with_its_bytes() -> None:
     engine = FaultEngine((fault(ElementPlace("file-header", "version"), SetField(2)),))
-    (strike,) = [c for c in run(engine.connection(), [STREAM]) if _is_strike(c)]
+    (strike,) = [c for c in run(main(engine), [STREAM]) if _is_strike(c)]
     assert strike == Observed(
         "fault-struck",
         {

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import pytest
-from fault_helpers import DESTINATION, SOURCE, acts, run, through
+from fault_helpers import DESTINATION, SOURCE, acts, main, run, through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_helpers import parse, pieces, recorded
@@ -169,7 +169,7 @@ def mended(name: str, element: Element, data: bytes, more: int) -> bytes:
 @given(seed=SEEDS)
 @settings(EXAMPLES, max_examples=5)
 def test_without_a_fault_every_chunk_goes_on_as_it_came(name: str, seed: int) -> None:
-    relay = FaultEngine().connection()
+    relay = main(FaultEngine())
     for chunk in pieces(recorded(name), seed):
         assert acts(relay.received(SOURCE, chunk)) == [Send(DESTINATION, chunk)]
     assert acts(relay.ended(SOURCE)) == [HalfClose(DESTINATION)]
@@ -227,7 +227,7 @@ def test_pages_are_counted_alike_one_by_one_and_in_runs(name: str) -> None:
     footer = Fault(SectionPlace("nosuch", part="footer"), Delete(), "footer")
     counted = []
     for faults in ((), (footer,), (Fault(PagePlace("nosuch", nth=1), Delete(), "page"),)):
-        commands = run(FaultEngine(faults).connection(), pieces(recorded(name), 3))
+        commands = run(main(FaultEngine(faults)), pieces(recorded(name), 3))
         (totals,) = [each for each in observed(commands) if each.kind == "stream-totals"]
         sections = [each.facts for each in observed(commands) if each.kind == "section"]
         counted.append((totals, sections))
