@@ -74,11 +74,18 @@ class WaitExpired(Exception):
 
 
 class Log:
-    """Events in order; listeners are called with each as it is written."""
+    """Events in order; listeners are called with each as it is written.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        clock: monotonic seconds.
+        keeps: False for what may run for months: the listeners are all that the events are for.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, keeps: bool = True) -> None:
         self._clock = clock
+        self._keeps = keeps
         self._began = clock()
+        self._written = 0
         self._events: list[Event] = []
         self._listeners: list[Callable[[Event], None]] = []
         self.dropped = 0
@@ -97,6 +104,7 @@ class Log:
         """Return a log that holds `events`, such as those of a stored run."""
         log = cls()
         log._events.extend(events)
+        log._written = len(log._events)
         return log
 
     def now_s(self) -> float:
@@ -110,16 +118,18 @@ class Log:
 
     def write(self, actor: str, kind: str, /, at_s: float | None = None, **facts: Any) -> Event:
         """Add an event that happened now, or at `at_s` where the kernel stamped it."""
-        event = Event(len(self._events), self.now_s() if at_s is None else at_s, actor, kind, facts)
+        event = Event(self._written, self.now_s() if at_s is None else at_s, actor, kind, facts)
         self.add(event)
         return event
 
     def add(self, event: Event) -> None:
         """Add an event as it is: how a log is carried from one process to another."""
-        if len(self._events) >= EVENTS_MAX:
-            self.dropped += 1
-            return
-        self._events.append(event)
+        if self._keeps:
+            if len(self._events) >= EVENTS_MAX:
+                self.dropped += 1
+                return
+            self._events.append(event)
+        self._written += 1
         for listener in tuple(self._listeners):
             listener(event)
 
