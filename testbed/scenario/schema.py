@@ -1,6 +1,6 @@
 """The scenario language: what a file may say. `docs/scenarios.md` is its reference.
 
-Models hold what is written; `strikes.py` has those of faults, `scenario.py` what a run makes of
+Models hold what is written; `strikes.py` has that of a fault, `scenario.py` what a run makes of
 them. What single words may be is said here, what makes no sense together in `sense.py`.
 """
 
@@ -23,8 +23,9 @@ from .model import (
     listed,
     matching,
 )
+from .places import CommandName, MessageName, SectionKind
 from .qapi import Hyphened, MigrationStatus, RunState
-from .strikes import CommandName, FaultModel, MessageName, SectionKind
+from .strikes import FaultModel
 from .units import ByVersion, Duration, Mac, Range, Size, SomeTime, VersionRange, mac_address
 from .when import When as When  # what plays a scenario asks it
 from .when import WhenSaid

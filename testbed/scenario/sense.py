@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from testbed.fault.engine import validate_fault
-from testbed.fault.place import on_return_path
+from testbed.fault import plan
 
-from . import schema, strikes
+from . import places, schema
+from .fault_sense import Finding, fault_problems, places_of
+from .faults import place_of
 from .model import Model
 from .scenario import Scenario
 
@@ -21,7 +22,8 @@ POSTCOPY_COMMANDS = (
     "RECV_BITMAP",
 )
 POSTCOPY_MESSAGES = ("REQ_PAGES", "REQ_PAGES_ID", "RECV_BITMAP", "RESUME_ACK")
-Finding = tuple[tuple[str | int, ...], str]
+MULTIFD_CHANNELS = 2
+"""What the parameter multifd-channels is unless it is set. QEMU `migration/options.c`."""
 
 
 def problems(scenario: Scenario) -> Iterator[Finding]:
@@ -38,42 +40,85 @@ def problems(scenario: Scenario) -> Iterator[Finding]:
 
 def _faults(scenario: Scenario) -> Iterator[Finding]:
     model = scenario.model
+    yield from ((("faults", *at), why) for at, why in fault_problems(scenario.faults, model.faults))
     attempts = sum(step.name in ("migrate", "retry") for step in scenario.steps)
-    has_return_path = model.mode == "postcopy" or scenario.capabilities.get("return-path", False)
-    names: set[str] = set()
+    connections = _connections_max(scenario)
     for number, (fault, written) in enumerate(zip(scenario.faults, model.faults, strict=True)):
-        at: tuple[str | int, ...] = ("faults", number)
-        nonsense = validate_fault(fault)
-        if nonsense:
-            yield at, nonsense
-        if fault.name in names:
-            yield (*at, "name"), f"another fault is named {fault.name!r} already"
-        names.add(fault.name)
-        if fault.attempt > attempts:
-            yield (*at, "attempt"), f"the steps have {attempts} attempts (migrate, retry)"
-        if on_return_path(fault.place) and not has_return_path:
-            why = "without the capability return-path nothing ever comes on the return path"
-            yield (*at, "at"), why
-        if model.mode == "precopy":
-            yield from ((((*at, "at")), why) for why in _needs_postcopy(written.at))
-        if isinstance(written.at, strikes.PageAt) and (
-            (written.at.page is None) == (written.at.page_record is None)
-        ):
-            yield (*at, "at"), "say which: `page` (by its number), or `page_record` (the nth)"
-        if isinstance(written.at, strikes.StateAt) and (
-            (written.at.state is None) == (written.at.event is None)
-        ):
-            yield (*at, "at"), "say which: `state` (a migration status), or `event`"
+        where = ("faults", number)
+        if fault.attempt is not None and fault.attempt > attempts:
+            yield (*where, "attempt"), f"the steps have {attempts} attempts (migrate, retry)"
+        if fault.connection is not None and fault.connection > connections:
+            yield (*where, "connection"), _too_many(connections)
+        for at, place in places_of(written):
+            yield from (((*where, *at), why) for why in _never(place, scenario))
 
 
-def _needs_postcopy(at: Model) -> Iterator[str]:
+def _never(at: Model, scenario: Scenario) -> Iterator[str]:
+    """Why no migration of this scenario has that place."""
+    place = place_of(at)
+    if isinstance(place, plan.ConnectionPlace):
+        if place.number > (most := _connections_max(scenario)):
+            yield _too_many(most)
+        return
+    why = _no_channel(place, scenario)
+    if why is None and scenario.model.mode == "precopy":
+        why = _needs_postcopy(at)
+    if why is not None:
+        yield why
+
+
+def _no_channel(place: plan.Place, scenario: Scenario) -> str | None:
+    """Why the place's channel is not there."""
+    capabilities, parameters = scenario.capabilities, scenario.parameters
+    channel = getattr(place, "channel", plan.Channel.MAIN)
+    if isinstance(place, plan.MessagePlace):
+        channel = plan.Channel.RETURN_PATH
+    match channel:
+        case plan.Channel.RETURN_PATH:
+            if scenario.model.mode == "precopy" and not capabilities.get("return-path"):
+                return "without the capability return-path nothing ever comes on the return path"
+        case plan.Channel.MULTIFD:
+            number = getattr(place, "number", None) or 1
+            if not (most := _multifd_channels(scenario)):
+                return "without the capability multifd there is no such channel"
+            if number > most:
+                return f"there are {most} multifd channels (the parameter multifd-channels)"
+        case plan.Channel.PREEMPT if not capabilities.get("postcopy-preempt"):
+            return "without the capability postcopy-preempt there is no such channel"
+        case plan.Channel.TLS if not parameters.get("tls-creds"):
+            return "without the parameter tls-creds nothing is encrypted"
+    return None
+
+
+def _connections_max(scenario: Scenario) -> int:
+    """The most connections that an attempt of this scenario opens."""
+    recoveries = sum(step.name == "recover" for step in scenario.steps)
+    each = 1 + scenario.capabilities.get("postcopy-preempt", False)
+    return each * (1 + recoveries) + _multifd_channels(scenario)
+
+
+def _multifd_channels(scenario: Scenario) -> int:
+    if not scenario.capabilities.get("multifd"):
+        return 0
+    count = scenario.parameters.get("multifd-channels", MULTIFD_CHANNELS)
+    return count if isinstance(count, int) else MULTIFD_CHANNELS  # QEMU refuses anything else
+
+
+def _too_many(connections: int) -> str:
+    return f"an attempt of this scenario opens {connections} at most"
+
+
+def _needs_postcopy(at: Model) -> str | None:
     match at:
-        case strikes.CommandAt(command=name) if name in POSTCOPY_COMMANDS:
-            yield f"{name} never passes in a scenario whose `mode` is precopy"
-        case strikes.MessageAt(message=name) if name in POSTCOPY_MESSAGES:
-            yield f"{name} never comes in a scenario whose `mode` is precopy"
-        case strikes.PageAt(phase="postcopy"):
-            yield "there is no postcopy phase in a scenario whose `mode` is precopy"
+        case places.CommandAt(command=name) if name in POSTCOPY_COMMANDS:
+            return f"{name} never passes in a scenario whose `mode` is precopy"
+        case places.MessageAt(message=name) if name in POSTCOPY_MESSAGES:
+            return f"{name} never comes in a scenario whose `mode` is precopy"
+        case places.PageAt(phase="postcopy"):
+            return "there is no postcopy phase in a scenario whose `mode` is precopy"
+        case places.StateAt(state=str(status)) if status.startswith("postcopy-"):
+            return f"no side is ever {status} in a scenario whose `mode` is precopy"
+    return None
 
 
 def _steps(scenario: Scenario) -> Iterator[Finding]:

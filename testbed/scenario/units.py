@@ -56,6 +56,12 @@ def _size(value: Any) -> Any:
     raise ValueError(f"expected a size such as 64M, 1G or a number of bytes, got {shown(value)}")
 
 
+def _some_size(value: Any) -> Any:
+    if not (size_bytes := _size(value)):
+        raise ValueError(f"expected some bytes, got {shown(value)}")
+    return size_bytes
+
+
 def size_of(value: Any) -> Any:
     """The number of a text such as `32M`; any other value as it is."""
     return _size(value) if isinstance(value, str) and SIZE.fullmatch(value) else value
@@ -126,6 +132,8 @@ Share = Annotated[
 ]
 """More than 0, up to 1."""
 Size = Annotated[int, BeforeValidator(_size)]
+SomeSize = Annotated[int, BeforeValidator(_some_size)]
+"""Bytes, more than none."""
 Mac = Annotated[str, AfterValidator(mac_address)]
 HexBytes = Annotated[
     bytes,

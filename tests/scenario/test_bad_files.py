@@ -50,10 +50,16 @@ WRONG = [
     pytest.param(
         ("do: {set: 0x7d}", "do: explode"),
         [
-            "8:9: faults[0].do: expected one of close, reset, blackhole, stall, truncate, set, "
-            "flip, insert, delete, got 'explode'"
+            "8:9: faults[0].do: expected one of close, reset, half_close, blackhole, truncate, "
+            "refuse, delay_accept, tarpit, stall, latency, bandwidth, slice, restore, signal, set, "
+            "flip, insert, delete, duplicate, swap, replay, stale_page, got 'explode'"
         ],
         id="an unknown action",
+    ),
+    pytest.param(
+        ("do: {set: 0x7d}", "do: halfclose"),
+        ["8:9: faults[0].do: no action 'halfclose'; did you mean `half_close`?"],
+        id="a misspelt action",
     ),
     pytest.param(
         ("do: {set: 0x7d}", "do: {stall: {for: 5 parsecs}}"),
