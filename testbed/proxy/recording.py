@@ -196,6 +196,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """When the bytes of a direction of a connection up to `end` had come."""
+
+    at_s: float
+    connection: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedConnection:
     """One connection of a recording; `ended_at_s` and `how` are None if nothing says its end."""
 
@@ -249,6 +258,17 @@ class Recording:
         for _, record in self._lines():
             if record["event"] == "bytes" and connection in (None, record["connection"]):
                 yield from self._read(record)
+
+    def arrivals(self, direction: Direction) -> Iterator[Arrival]:
+        """When bytes came that way, on all connections, in order; they are not read.
+
+        Raises:
+            RecordingError: the recording was changed meanwhile.
+        """
+        for _, record in self._lines():
+            if record["event"] == "bytes" and record["direction"] == direction:
+                end = record["offset"] + record["length"]
+                yield Arrival(record["at_s"], record["connection"], end)
 
     def _read(self, record: dict[str, Any]) -> Iterator[Chunk]:
         number, direction = record["connection"], record["direction"]
