@@ -16,6 +16,7 @@ from testbed.wire.element import (
     MessageType,
     Opaque,
     PageRun,
+    RamBlock,
     RamFlag,
     RamPage,
     SectionFooter,
@@ -23,7 +24,10 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.packet import MultifdPacket
 from testbed.wire.runs import zeros
+
+from .memory import Memory
 
 PARTS_MAX = 20
 """PART sections of one idstr that are logged one by one; then only counted."""
@@ -46,14 +50,18 @@ Fact = tuple[str, Mapping[str, Any]]
 
 
 class Watch:
-    """Turns the elements of one direction into facts and totals."""
+    """Turns the elements of one direction into facts and totals.
+
+    `memory` and `section`, the header of the section that passes, can be looked at meanwhile.
+    """
 
     def __init__(self, direction: str) -> None:
+        self.memory = Memory()
+        self.section: SectionHeader | None = None
         self._direction = direction
         self._sections: Counter[str] = Counter()
         self._commands: Counter[str] = Counter()
         self._messages: Counter[str] = Counter()
-        self._pages_of: Counter[str] = Counter()
         self._singly = 0
         self._opaque = 0
         self._pages = 0
@@ -66,11 +74,16 @@ class Watch:
     def element(self, element: Element) -> Iterator[Fact]:
         """What there is to say of an element."""
         match element.value:
-            case SectionHeader():
+            case SectionHeader() as header:
+                self.section = header
                 self._section_offset = element.offset
                 self._section_pages = self._pages, self._zero_pages
             case SectionFooter():
                 yield from self._section(element)
+            case RamBlock() as block:
+                self.memory.block(block)
+            case MultifdPacket() as packet:
+                self.memory.packet(packet)
             case FileHeader(version=version):
                 yield "file-header", {"offset": element.offset, "version": version}
             case Command() as command:
@@ -87,15 +100,16 @@ class Watch:
     def page(self, page: RamPage) -> None:
         """Count a page record; there is nothing to say of a single one."""
         self._pages += 1
-        self._pages_of[page.block] += 1
+        self.memory.page(page)
         if page.flags & RamFlag.ZERO:
             self._zero_pages += 1
 
     def run(self, run: PageRun) -> None:
         """Count the page records of a run."""
+        zero_pages = zeros(run)
         self._pages += len(run.records)
-        self._pages_of[run.block] += len(run.records)
-        self._zero_pages += zeros(run)
+        self._zero_pages += zero_pages
+        self.memory.run(run, zero_pages)
 
     def _section(self, element: Element) -> Iterator[Fact]:
         header = element.section
@@ -175,7 +189,9 @@ class Watch:
                 "bytes": self._bytes,
                 "pages": self._pages,
                 "zero_pages": self._zero_pages,
-                "pages_of": dict(islice(self._pages_of.items(), NAMES_MAX)),
+                "pages_of": {
+                    name: seen.pages for name, seen in self.memory.blocks.items() if seen.pages
+                },
                 "sections": dict(self._sections.most_common(NAMES_MAX)),
                 "commands": dict(islice(self._commands.items(), NAMES_MAX)),
                 "messages": dict(islice(self._messages.items(), NAMES_MAX)),
