@@ -74,7 +74,10 @@ class SandboxSide:
 
 
 def guard(
-    work: Callable[[SandboxSide], int], side: SandboxSide, control: socket.socket
+    work: Callable[[SandboxSide], int],
+    side: SandboxSide,
+    control: socket.socket,
+    keep: Collection[int] = (),
 ) -> NoReturn:
     """Make the namespaces, fork the init into them, pass its status on.
 
@@ -82,7 +85,7 @@ def guard(
     is set up; or errno and text of what was refused. Later: `KEPT`, or the traceback of the work.
     """
     try:
-        _keep_only((side.fd, control.fileno()))
+        _keep_only((side.fd, control.fileno(), *keep))
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         guard_fd = os.pidfd_open(os.getpid())

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import TracebackType
 
@@ -53,15 +53,16 @@ class Sandbox:
         self.failure = ""
 
     @classmethod
-    def start(cls, work: Callable[[SandboxSide], int]) -> Sandbox:
+    def start(cls, work: Callable[[SandboxSide], int], *, keep: Collection[int] = ()) -> Sandbox:
         """Fork into new namespaces and run `work` there.
 
         Standard output and error are the command's, standard input is empty. All other
-        descriptors lead to /dev/null inside. SIGINT is ignored and the session is a new one, so
-        that a terminal's Ctrl-C is the command's alone.
+        descriptors but `keep` lead to /dev/null inside. SIGINT is ignored and the session is a
+        new one, so that a terminal's Ctrl-C is the command's alone.
 
         Args:
             work: runs in a fork of this process; what it returns is the exit status.
+            keep: descriptors that the work has inside, too.
 
         Returns:
             The sandbox, when its namespaces and mounts are there.
@@ -78,7 +79,7 @@ class Sandbox:
         )
         guard_pid = os.fork()
         if guard_pid == 0:
-            guard(work, SandboxSide(output_in), inside)
+            guard(work, SandboxSide(output_in), inside, keep)
         os.close(output_in)
         inside.close()
         message, fds, _, _ = socket.recv_fds(control, FAILURE_BYTES_MAX, 1)
