@@ -18,15 +18,14 @@ from typing import Any, BinaryIO
 from .links import index_of
 from .namespace import Namespace
 from .packet import ETH_P_ALL, packet_socket
+from .rarp import (
+    ETHERNET_BYTES,
+    ETHERTYPE_RARP,
+    RARP_BODY,
+    RARP_FRAME_BYTES,
+    REQUEST_REVERSE,
+)
 
-ETHERTYPE_RARP = 0x8035
-RARP_BODY = struct.Struct("!HHBBH6s4s6s4s")
-"""Hardware and protocol type, the lengths of their addresses, opcode, sender, target (RFC 903)."""
-ETHERNET_BYTES = 14
-RARP_FRAME_BYTES = 60
-"""QEMU pads its announcement to the Ethernet minimum without the checksum (`net/announce.c`)."""
-REQUEST_REVERSE = 3
-"""ARP's opcode of a RARP request (RFC 903)."""
 FRAMES_PER_WAKE = 64
 FRAME_BYTES_MAX = 65_536
 FRAMES_MAX = 200_000

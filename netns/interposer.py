@@ -1,7 +1,7 @@
 """The interposed layer-2 link: frames copied between two TAPs, some of them not.
 
-A `Rule` sees each frame and says what happens to it; without faults every frame passes as it came,
-in order. Nothing is parsed here.
+A `Rule` sees each frame and says what goes on in its place; without faults every frame passes as it
+came, in order. Nothing is parsed here.
 """
 
 from __future__ import annotations
@@ -44,20 +44,26 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Delay:
-    """The frame goes on after `for_s` seconds; others pass it meanwhile, equally delayed do not."""
+class Outgoing:
+    """A frame, and the TAP or packet socket that it is written to; None: it goes on as usual."""
 
-    for_s: float
+    frame: bytes
+    fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicate:
-    """The frame goes on, and `copies` copies of it right behind."""
+class Instead:
+    """These go on in the frame's place, in this order: it as it is or altered, copies, others.
 
-    copies: int = 1
+    With `after_s` they go that many seconds later; others pass them meanwhile, equally delayed
+    ones do not.
+    """
+
+    frames: tuple[Outgoing, ...]
+    after_s: float = 0.0
 
 
-Verdict = Pass | Drop | Delay | Duplicate
+Verdict = Pass | Drop | Instead
 Rule = Callable[[Direction, bytes], Verdict]
 
 
@@ -71,7 +77,7 @@ class Interposer:
     def __init__(self, a_fd: int, b_fd: int, rule: Rule) -> None:
         self._fds = {Direction.A_TO_B: (a_fd, b_fd), Direction.B_TO_A: (b_fd, a_fd)}
         self._rule = rule
-        self._held: list[tuple[float, int, Direction, bytes]] = []  # a heap; by time, then order
+        self._held: list[tuple[float, int, Direction, Outgoing]] = []  # a heap; time, then order
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.counts: Counter[tuple[Direction, str]] = Counter()
@@ -91,23 +97,24 @@ class Interposer:
         self.counts[direction, type(verdict).__name__] += 1
         match verdict:
             case Pass():
-                self._send(direction, frame)
-            case Duplicate(copies=copies):
-                for _ in range(1 + copies):
-                    self._send(direction, frame)
-            case Delay(for_s=for_s):
-                self._hold(direction, frame, for_s)
+                self.send(direction, Outgoing(frame))
+            case Instead(frames=frames, after_s=after_s):
+                for each in frames:
+                    self._hold(direction, each, after_s)
             case Drop():
                 pass
             case _:
                 assert_never(verdict)
 
-    def _hold(self, direction: Direction, frame: bytes, for_s: float) -> None:
+    def _hold(self, direction: Direction, outgoing: Outgoing, for_s: float) -> None:
+        if not for_s:
+            self.send(direction, outgoing)
+            return
         if len(self._held) >= HELD_FRAMES_MAX:
             self.counts[direction, LOST] += 1
             return
         due = asyncio.get_running_loop().time() + for_s
-        heapq.heappush(self._held, (due, next(self._order), direction, frame))
+        heapq.heappush(self._held, (due, next(self._order), direction, outgoing))
         self._release()
 
     def _release(self) -> None:
@@ -116,14 +123,15 @@ class Interposer:
         if self._timer is not None:
             self._timer.cancel()
         while self._held and self._held[0][0] <= loop.time():
-            _, _, direction, frame = heapq.heappop(self._held)
-            self._send(direction, frame)
+            _, _, direction, outgoing = heapq.heappop(self._held)
+            self.send(direction, outgoing)
         self._timer = loop.call_at(self._held[0][0], self._release) if self._held else None
 
-    def _send(self, direction: Direction, frame: bytes) -> None:
-        _, target = self._fds[direction]
+    def send(self, direction: Direction, outgoing: Outgoing) -> None:
+        """Send a frame that no other gave rise to, or lose it where its device is down or full."""
+        _, onward = self._fds[direction]
         try:
-            os.write(target, frame)
+            os.write(onward if outgoing.fd is None else outgoing.fd, outgoing.frame)
         except OSError:
             # A TAP that is down or full loses frames, as a cable does.
             self.counts[direction, LOST] += 1

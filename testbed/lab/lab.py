@@ -17,7 +17,6 @@ from typing import Any
 
 from netns.capture import Frame, capture, rarp_problems
 from netns.forwarding import forwarding_table
-from netns.interposer import interposed
 from netns.probe import ETHERTYPE_PROBE, Probe, probing
 from netns.topology import BRIDGE, DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
@@ -30,7 +29,8 @@ from testbed.log import Event, Log
 from testbed.proxy import Proxy
 from testbed.tasks import Hosted, hosting
 
-from .announce import AnnounceFaults, AnnounceRule
+from .announce import AnnounceFaults
+from .interpose import InterposedUplink, interposed_uplink
 from .saved import DeviceSection, SavedState, SavedStateError, differences, fields_of, read_saved
 
 MIGRATION_PORT = 4444
@@ -81,7 +81,7 @@ class Lab:
         self.attempt = 1
         self.engine = FaultEngine(plan.faults)
         self._log = log
-        self._announce = AnnounceRule(plan.announce, log)
+        self._uplink: InterposedUplink
         self._host = host
         self._hosted_destination: Hosted[Qemu]
         self._capabilities: Mapping[str, bool] = {}
@@ -102,7 +102,7 @@ class Lab:
         """
         async with Topology.guests() as net, hosting() as host:
             lab = cls(plan, log, net, host)
-            host(interposed(net.destination_uplink.fd, net.switch_uplink.fd, lab._announce))
+            lab._uplink = await host(interposed_uplink(net, plan.announce, log)).entered()
             await host(lab._watching()).entered()  # a guest may speak as soon as it runs
             # Both sides start side by side, and the rest is built meanwhile: they take longest.
             source = host(lab._endpoint("source", plan.source))
@@ -263,16 +263,20 @@ class Lab:
         self._log.write("switch", "frame", self._log.now_s() - age_s, **facts)
 
     def _overheard(self, event: Event) -> None:
-        """Tell the proxy what the endpoints report, for faults that wait for it."""
+        """Tell the proxy and the uplink what the endpoints report: faults wait for it."""
         if event.actor not in ("source", "destination"):
             return
         if event.kind == "migration-status":
-            self.proxy.observed(Side(event.actor), "MIGRATION", event.facts["status"])
+            self._reported(Side(event.actor), "MIGRATION", event.facts["status"])
         elif event.kind == "qmp-event":
             name = event.facts["event"]
             if event.actor == "source" and name == "STOP":
                 self._source_stopped_at = time.monotonic()
-            self.proxy.observed(Side(event.actor), name)
+            self._reported(Side(event.actor), name)
+
+    def _reported(self, side: Side, event: str, status: str | None = None) -> None:
+        self.proxy.observed(side, event, status)
+        self._uplink.observed(side, event, status)
 
     # What the lab is asked to look at
 
@@ -296,6 +300,7 @@ class Lab:
         """Write down which faults never struck; nothing more will pass."""
         for sentence in self.engine.unfired():
             self._log.write("proxy", "fault-unfired", sentence=sentence)
+        self._uplink.note_unfired()
 
     async def _observe(self, end: Qemu) -> None:
         facts: dict[str, Any] = {"version": list(end.version), "exit_status": end.exit_status}

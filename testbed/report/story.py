@@ -31,7 +31,7 @@ def story(log: Log) -> Iterator[str]:
         yield f"{event.at_s:7.3f}  {event.actor:<11}  {text}"
     if announcements:
         many = f"{announcements} announcement{'s' * (announcements != 1)}"
-        yield f"{'':7}  {'switch':<11}  {many} of the guest's MAC in all"
+        yield f"{'':7}  {'switch':<11}  {many} came in from the destination"
 
 
 def _told(event: Event) -> str | None:
@@ -51,6 +51,13 @@ def _process(facts: Any) -> str | None:
 
 def _frame(facts: Any) -> str | None:
     return f"RARP for {facts['source']} comes in from the destination" if "rarp" in facts else None
+
+
+def _announce_fault(facts: Any) -> str:
+    if facts["what"] == "forge":
+        return f"a forged announcement of {facts['mac']} at the {facts['port']}'s port"
+    changed = f" at byte {facts['offset']}" if facts["what"] == "alter" else ""
+    return f"announcement {facts['nth']}: {facts['what']}{changed}"
 
 
 def _memory(facts: Any) -> str:
@@ -78,7 +85,8 @@ TELLERS: dict[str, Callable[[Any], str | None]] = {
     ),
     "stderr": lambda facts: f"says: {facts['text']}",
     "process-ended": _process,
-    "announce-hit": lambda facts: f"announcement {facts['nth']}: {facts['action']}",
+    "announce-fault": _announce_fault,
+    "link-up": lambda facts: f"the destination's uplink comes up; {facts['lost']} frames were lost",
     "frame": _frame,
     "forwarding": lambda facts: f"has the guest's MAC at the {facts['guest'] or 'port of nobody'}",
     "memory-checked": _memory,

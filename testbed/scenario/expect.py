@@ -199,14 +199,8 @@ class Expectations:
                 for key, number in totals.facts[table].items()
                 if _names(key, name, wire.kind)
             )
-        low, high = (
-            (wire.count, wire.count)
-            if isinstance(wire.count, int)
-            else (wire.count.min, wire.count.max)
-        )
-        shown = f"{low}" if low == high else f"{low} or more" if high is None else f"{low}-{high}"
+        shown, passed = _counts(wire.count, count)
         title = f"{name}{f' of kind {wire.kind}' if wire.kind else ''}"
-        passed = low <= count and (high is None or count <= high)
         return self._check(at, f"{shown} x {title}", f"{count} x {title}", passed)
 
     def _announcements(self) -> list[Any]:
@@ -219,9 +213,14 @@ class Expectations:
     def _announce(self, expect: schema.AnnounceExpectation) -> Iterator[Check]:
         frames = self._announcements()
         if expect.count is not None:
-            yield self._check(("announce", "count"), str(expect.count), str(len(frames)))
-        if expect.mac is not None:
-            mac = self._scenario.model.guest.mac if expect.mac == "guest" else expect.mac
+            shown, passed = _counts(expect.count, len(frames))
+            yield self._check(("announce", "count"), shown, str(len(frames)), passed)
+        if isinstance(expect.mac, list):
+            wanted = " ".join(map(self._mac, expect.mac)) or "none"
+            got = " ".join(event.facts["source"] for event in frames) or "none"
+            yield self._check(("announce", "mac"), wanted, got)
+        elif expect.mac is not None:
+            mac = self._mac(expect.mac)
             others = sorted({event.facts["source"] for event in frames} - {mac})
             yield self._check(
                 ("announce", "mac"), mac, " ".join(others) or mac, bool(frames) and not others
@@ -231,6 +230,9 @@ class Expectations:
             yield self._check(("announce", "layout"), "as QEMU's", "; ".join(wrong) or "as QEMU's")
         if expect.schedule is not None and expect.tolerance is not None:
             yield self._schedule(expect.schedule, expect.tolerance, frames)
+
+    def _mac(self, said: str) -> str:
+        return self._scenario.model.guest.mac if said == "guest" else said
 
     def _schedule(self, wanted: list[float], tolerance: float, frames: list[Any]) -> Check:
         first = frames[0].at_s if frames else 0.0
@@ -290,6 +292,21 @@ class Expectations:
                 self._scenario.where(("faults", number)),
             )
 
+        if self._scenario.model.network.hits_announcements:
+            yield self._announce_faults()
+
+    def _announce_faults(self) -> Check:
+        totals = self._log.first("announce-totals", "switch")
+        unfired = totals.facts["unfired"] if totals else []
+        got = "the run ended before that was known" if totals is None else "; ".join(unfired)
+        return Check(
+            "network",
+            None if totals is None else not unfired,
+            "every fault on announcements strikes",
+            got or "they struck",
+            self._scenario.where(("network",)),
+        )
+
     def _invariants(self, verdict: str) -> Iterator[Check]:
         both_s = both_running_s(self._log)
         if verdict != "split-brain" and self._expect.verdict != "split-brain":
@@ -335,6 +352,13 @@ def _counted(wire: schema.WireExpectation) -> tuple[str, str]:
         return "commands", wire.command
     assert wire.message is not None
     return "messages", wire.message
+
+
+def _counts(wanted: int | schema.Count, got: int) -> tuple[str, bool]:
+    """How many were wanted, in words, and whether so many came."""
+    low, high = (wanted, wanted) if isinstance(wanted, int) else (wanted.min, wanted.max)
+    shown = f"{low}" if low == high else f"{low} or more" if high is None else f"{low}-{high}"
+    return shown, low <= got and (high is None or got <= high)
 
 
 def _names(key: str, name: str, kind: str | None) -> bool:

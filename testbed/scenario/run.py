@@ -13,12 +13,12 @@ from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.program import QEMU, Program, common_machine, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, stamps_said
-from testbed.lab.announce import AnnounceFaults
 from testbed.lab.lab import Lab, LabPlan, SidePlan
 from testbed.lab.saved import SavedState
 from testbed.log import Event, Log, WaitExpired
 
 from . import schema
+from .network_faults import announce_faults
 from .scenario import Scenario
 from .units import VersionRange
 
@@ -46,7 +46,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
     """What the lab of a scenario is built from; `accelerator` is both sides', `kvm` or `tcg`."""
     written = scenario.model
     guest = written.guest
-    announce = written.network.announce
+    seed = written.seed if settings.seed is None else settings.seed
 
     def side(own: schema.SideMachine, program: Program, *, paused: bool) -> SidePlan:
         machine = own.machine or guest.machine
@@ -74,16 +74,11 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
             guest.memory,
             guest.working_set,
             guest.pages_per_second,
-            written.seed if settings.seed is None else settings.seed,
+            seed,
         ),
         folder=folder,
         faults=scenario.faults,
-        announce=AnnounceFaults(
-            drop_all=announce.drop == "all",
-            drop=frozenset(announce.drop if isinstance(announce.drop, list) else ()),
-            delay_s=announce.delay,
-            duplicate=frozenset(announce.duplicate),
-        ),
+        announce=announce_faults(written.network, guest.mac, seed),
         probe_every_s=written.network.probe.every if written.network.probe else None,
     )
 

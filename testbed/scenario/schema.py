@@ -16,17 +16,17 @@ from .model import Model as Model
 from .model import (
     Natural,
     Positive,
-    SideName,
     by_type,
     did_you_mean,
     got,
     listed,
     matching,
 )
+from .network import GuestOrMac, Network, PortName
 from .places import CommandName, MessageName, SectionKind
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import FaultModel
-from .units import ByVersion, Duration, Mac, Range, Size, SomeTime, VersionRange, mac_address
+from .units import ByVersion, Duration, Mac, Range, Size, SomeTime, VersionRange
 from .when import When as When  # what plays a scenario asks it
 from .when import WhenSaid
 
@@ -112,33 +112,6 @@ class Requires(Model):
 
     qemu: Range = "*"
     endpoint: Literal["model", "qemu"] | None = None
-
-
-# The network
-
-
-class Announce(Model):
-    """What the interposer does to the destination's announcements, counted from 1."""
-
-    drop: Annotated[
-        Literal["all"] | list[Positive],
-        by_type("all, or a list of numbers", {str: Literal["all"], list: list[Positive]}),
-    ] = Field(default_factory=list)
-    delay: dict[Positive, Duration] = Field(default_factory=dict)
-    duplicate: list[Positive] = Field(default_factory=list)
-
-
-class ProbeModel(Model):
-    """The client's probe of the guest's MAC."""
-
-    every: SomeTime = 0.005
-
-
-class Network(Model):
-    """The guest network."""
-
-    announce: Announce = Announce()
-    probe: ProbeModel | None = None
 
 
 # Steps
@@ -293,6 +266,12 @@ class Count(Model):
     max: Natural | None = None
 
 
+HowMany = Annotated[
+    Natural | Count,
+    by_type("a number, or {min: 1, max: 5}", {int: Natural, dict: Count}),
+]
+
+
 class WireExpectation(Model):
     """What the proxy must have seen pass."""
 
@@ -300,18 +279,19 @@ class WireExpectation(Model):
     kind: SectionKind | None = None
     command: CommandName | None = None
     message: MessageName | None = None
-    count: Annotated[
-        Natural | Count,
-        by_type("a number, or {min: 1, max: 5}", {int: Natural, dict: Count}),
-    ] = Count(min=1)
+    count: HowMany = Count(min=1)
 
 
 class AnnounceExpectation(Model):
     """The announcements that must have come to the switch from the destination."""
 
-    count: Natural | None = None
+    count: HowMany | None = None
     mac: (
-        Annotated[str, AfterValidator(lambda it: it if it == "guest" else mac_address(it))] | None
+        Annotated[
+            GuestOrMac | list[GuestOrMac],
+            by_type("a MAC, or a list of them", {str: GuestOrMac, list: list[GuestOrMac]}),
+        ]
+        | None
     ) = None
     layout: Literal["qemu"] | None = None
     schedule: list[Duration] | None = None
@@ -321,8 +301,8 @@ class AnnounceExpectation(Model):
 class ForwardingExpectation(Model):
     """At which port the switch must have the guest's MAC."""
 
-    before: SideName | None = None
-    after: SideName | None = None
+    before: PortName | None = None
+    after: PortName | None = None
 
 
 class OutageExpectation(Model):

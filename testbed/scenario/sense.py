@@ -10,6 +10,7 @@ from . import places, schema
 from .fault_sense import Finding, fault_problems, places_of
 from .faults import place_of
 from .model import Model
+from .network_sense import network_problems
 from .scenario import Scenario
 
 POSTCOPY_COMMANDS = (
@@ -29,6 +30,8 @@ MULTIFD_CHANNELS = 2
 def problems(scenario: Scenario) -> Iterator[Finding]:
     """Every impossible combination, with the path of keys that it shows at."""
     yield from _faults(scenario)
+    network = network_problems(scenario.model.network, scenario.model.mode)
+    yield from ((("network", *at), why) for at, why in network)
     yield from _steps(scenario)
     yield from _expectations(scenario)
     model = scenario.model

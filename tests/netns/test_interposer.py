@@ -13,10 +13,10 @@ from netns_helpers import drained, numbered, run_inside, true_within
 from netns import interposer, links
 from netns.interposer import (
     LOST,
-    Delay,
     Direction,
     Drop,
-    Duplicate,
+    Instead,
+    Outgoing,
     Pass,
     interposed,
 )
@@ -39,9 +39,18 @@ def by_number(verdicts: dict[int, object]):
     def rule(_direction: Direction, frame: bytes):
         if frame[12:14] != b"\x88\xb6":
             return Pass()
-        return verdicts.get(number_of(frame), Pass())
+        verdict = verdicts.get(number_of(frame), Pass())
+        return verdict(frame) if callable(verdict) else verdict
 
     return rule
+
+
+def duplicate(copies: int):
+    return lambda frame: Instead((Outgoing(frame),) * (1 + copies))
+
+
+def delay(after_s: float):
+    return lambda frame: Instead((Outgoing(frame),), after_s)
 
 
 @asynccontextmanager
@@ -71,7 +80,7 @@ async def arrivals(end: socket.socket, count: int, within_s: float = 3.0) -> lis
 
 
 async def test_each_verdict_does_what_it_says():
-    verdicts = {1: Drop(), 2: Duplicate(2), 3: Delay(0.05)}
+    verdicts = {1: Drop(), 2: duplicate(2), 3: delay(0.05)}
     async with wire(by_number(verdicts)) as (left, right, running):
         for number in range(6):
             left.send(numbered(number))
@@ -81,21 +90,43 @@ async def test_each_verdict_does_what_it_says():
     assert running.counts == {
         (Direction.A_TO_B, "Pass"): 3,
         (Direction.A_TO_B, "Drop"): 1,
-        (Direction.A_TO_B, "Duplicate"): 1,
-        (Direction.A_TO_B, "Delay"): 1,
+        (Direction.A_TO_B, "Instead"): 2,
         (Direction.B_TO_A, "Pass"): 1,
     }
 
 
+async def test_others_go_in_a_frames_place_in_their_order_and_where_they_are_told():
+    elsewhere, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.setblocking(False)
+
+    def rule(_direction, frame):
+        before, after = Outgoing(numbered(7)), Outgoing(numbered(8))
+        return Instead((before, Outgoing(frame), Outgoing(numbered(9), elsewhere.fileno()), after))
+
+    with elsewhere, there:
+        async with wire(rule) as (left, right, _running):
+            left.send(numbered(0))
+            assert await arrivals(right, 3) == [7, 0, 8]
+            assert await arrivals(there, 1) == [9]
+
+
+async def test_a_frame_is_sent_that_no_other_gave_rise_to():
+    async with wire(lambda _way, _frame: Drop()) as (left, right, running):
+        running.send(Direction.A_TO_B, Outgoing(numbered(1)))
+        running.send(Direction.B_TO_A, Outgoing(numbered(2)))
+        assert await arrivals(right, 1) == [1]
+        assert await arrivals(left, 1) == [2]
+
+
 async def test_equally_delayed_frames_keep_their_order():
-    async with wire(lambda _way, _frame: Delay(0.03)) as (left, right, _running):
+    async with wire(lambda _way, frame: delay(0.03)(frame)) as (left, right, _running):
         for number in range(100):
             left.send(numbered(number))
         assert await arrivals(right, 100) == list(range(100))
 
 
 async def test_a_longer_delay_lets_others_by():
-    async with wire(by_number({0: Delay(0.1), 1: Delay(0.02)})) as (left, right, _running):
+    async with wire(by_number({0: delay(0.1), 1: delay(0.02)})) as (left, right, _running):
         for number in range(2):
             left.send(numbered(number))
         assert await arrivals(right, 2) == [1, 0]
@@ -103,7 +134,7 @@ async def test_a_longer_delay_lets_others_by():
 
 async def test_what_is_held_is_bounded(monkeypatch):
     monkeypatch.setattr(interposer, "HELD_FRAMES_MAX", 3)
-    async with wire(lambda _way, _frame: Delay(0.05)) as (left, right, running):
+    async with wire(lambda _way, frame: delay(0.05)(frame)) as (left, right, running):
         for number in range(5):
             left.send(numbered(number))
         assert await arrivals(right, 3) == [0, 1, 2]
@@ -111,15 +142,15 @@ async def test_what_is_held_is_bounded(monkeypatch):
 
 
 async def test_frames_for_a_full_link_are_lost_and_counted():
-    async with wire(lambda _way, _frame: Duplicate(5000)) as (left, _right, running):
+    async with wire(lambda _way, frame: duplicate(5000)(frame)) as (left, _right, running):
         left.send(numbered(0, 1514))
         await true_within(lambda: running.counts[Direction.A_TO_B, LOST] > 0)
 
 
 async def test_what_is_held_when_the_block_ends_is_forgotten():
-    async with wire(lambda _way, _frame: Delay(0.02)) as (left, right, running):
+    async with wire(lambda _way, frame: delay(0.02)(frame)) as (left, right, running):
         left.send(numbered(0))
-        await true_within(lambda: running.counts[Direction.A_TO_B, "Delay"] == 1)
+        await true_within(lambda: running.counts[Direction.A_TO_B, "Instead"] == 1)
         running.close()
         await asyncio.sleep(0.05)
         with pytest.raises(BlockingIOError):
@@ -158,11 +189,11 @@ async def test_tcp_survives_a_rule_that_drops_and_delays_its_frames():
     """The faults are those of a real link: TCP makes up for them."""
     seen = Counter()
 
-    def rule(direction, _frame):
+    def rule(direction, frame):
         seen[direction] += 1
         if seen[direction] % 97 == 0:
             return Drop()
-        return Delay(0.002) if seen[direction] % 11 == 0 else Pass()
+        return delay(0.002)(frame) if seen[direction] % 11 == 0 else Pass()
 
     sent = os.urandom(256 << 10)
     async with reachable_destination(rule) as (net, running):
