@@ -35,6 +35,7 @@ from testbed.wire.element import (
     SectionType,
     VmDescription,
 )
+from testbed.wire.kinds import kind_of
 from testbed.wire.packet import (
     MultifdDeviceState,
     MultifdFlag,
@@ -135,7 +136,7 @@ class Itemiser:
                 facts: dict[str, Any] = {"why": why}
                 if element.raw:
                     facts["bytes"] = shortened(element.raw)
-                yield self._item("opaque", element, facts)
+                yield self._item(kind_of(value), element, facts)
             case _:
                 yield self._item(*self._single(element))
 
@@ -153,7 +154,7 @@ class Itemiser:
         else:
             facts |= {"idstr": value.idstr, "instance": value.instance_id}
             follows = value.next_packet_size
-        self._waiting = self._item("multifd-packet", element, facts)
+        self._waiting = self._item(kind_of(value), element, facts)
         if not follows:
             yield from self._packet(element.end)
 
@@ -169,29 +170,29 @@ class Itemiser:
 
     def _single(self, element: Element) -> tuple[str, Element, dict[str, Any]]:
         """Kind and facts of an element that lies in no section."""
+        kind = kind_of(element.value)
         match element.value:
             case FileHeader(magic, version):
-                return "file-header", element, {"magic": f"{magic:#x}", "version": version}
+                return kind, element, {"magic": f"{magic:#x}", "version": version}
             case Configuration(machine):
-                return "configuration", element, {"machine": machine}
+                return kind, element, {"machine": machine}
             case ConfigurationSubsection(name, version_id, payload):
                 facts = {"name": name, "version": version_id, **_subsection(name, payload)}
-                return "configuration-subsection", element, facts
+                return kind, element, facts
             case Command() as command:
-                return "command", element, {"command": command.name, **command_parts(command)}
+                return kind, element, {"command": command.name, **command_parts(command)}
             case Message() as message:
-                return "message", element, {"message": message.name, **message_parts(message)}
+                return kind, element, {"message": message.name, **message_parts(message)}
             case EndOfStream():
-                return "eof", element, {}
+                return kind, element, {}
             case MultifdInit(uuid, channel_id):
-                facts = {"channel": channel_id, "uuid": uuid.hex()}
-                return "multifd-init", element, facts
+                return kind, element, {"channel": channel_id, "uuid": uuid.hex()}
             case VmDescription(text):
-                return "vmdesc", element, {"text_bytes": len(text), **self._described()}
+                return kind, element, {"text_bytes": len(text), **self._described()}
             case RamMark(flags):
-                return "record", element, {"flags": flags.name or f"{int(flags):#x}"}
+                return kind, element, {"flags": flags.name or f"{int(flags):#x}"}
             case value:
-                return type(value).__name__.lower(), element, _facts(value)
+                return kind, element, _facts(value)
 
     def _in_section(self, element: Element, header: SectionHeader) -> Iterator[Item]:
         value = element.value

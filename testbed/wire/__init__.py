@@ -17,6 +17,7 @@ from .preempt import PreemptChannel
 from .recut import recut
 from .return_path import ReturnPath
 from .successor import Phase
+from .tls import TlsChannel
 
 __all__ = [
     "ChannelKind",
@@ -31,6 +32,7 @@ __all__ = [
     "ReturnPath",
     "Stream",
     "StreamError",
+    "TlsChannel",
     "build",
     "build_command",
     "build_message",

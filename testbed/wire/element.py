@@ -270,6 +270,30 @@ class Message:
         return _name(MessageType, self.type)
 
 
+class ContentType(IntEnum):
+    """What a TLS record carries: RFC 8446, appendix B.1; from 1.3 on nearly all say the last."""
+
+    CHANGE_CIPHER_SPEC = 20
+    ALERT = 21
+    HANDSHAKE = 22
+    APPLICATION_DATA = 23
+    HEARTBEAT = 24
+
+
+@dataclass(frozen=True, slots=True)
+class TlsRecord:
+    """A TLS record: u8 type, be16 version, be16 length, that many bytes."""
+
+    type: int  # ContentType
+    version: int
+    data: bytes
+
+    @property
+    def name(self) -> str:
+        """What it says that it carries: `handshake`, `application-data`."""
+        return _name(ContentType, self.type).lower().replace("_", "-")
+
+
 @dataclass(frozen=True, slots=True)
 class Opaque:
     """Bytes that are no element: what follows the end, what was cut, what we do not know.
@@ -300,6 +324,7 @@ Value = (
     | EndOfStream
     | VmDescription
     | Message
+    | TlsRecord
     | MultifdValue
     | Opaque
 )

@@ -26,6 +26,7 @@ from .element import (
     SectionFooter,
     SectionHeader,
     SectionType,
+    TlsRecord,
     Value,
     VmDescription,
 )
@@ -43,6 +44,7 @@ from .structs import (
     MULTIFD_PACKET,
     MULTIFD_VERSION,
     SECTION,
+    TLS,
     U32,
     U64,
     XBZRLE,
@@ -80,8 +82,8 @@ def encode(value: Value) -> bytes:
             | MultifdPayload(data=data)
         ):
             return data
-        case MultifdInit() | MultifdPacket() | MultifdDeviceState():
-            return _multifd(value)
+        case MultifdInit() | MultifdPacket() | MultifdDeviceState() | TlsRecord():
+            return _packet(value)
         case SectionFooter(section_id):
             return SECTION.pack(SectionType.FOOTER, section_id)
         case Command(number, payload):
@@ -181,7 +183,7 @@ def _page_prefix(flags: RamFlag, size: int) -> bytes:
     return b""
 
 
-def _multifd(value: MultifdInit | MultifdPacket | MultifdDeviceState) -> bytes:
+def _packet(value: MultifdInit | MultifdPacket | MultifdDeviceState | TlsRecord) -> bytes:
     begin = MULTIFD_MAGIC, MULTIFD_VERSION
     match value:
         case MultifdInit(uuid, channel_id, reserved):
@@ -197,6 +199,8 @@ def _multifd(value: MultifdInit | MultifdPacket | MultifdDeviceState) -> bytes:
             )
             head = MULTIFD_PACKET.pack(*begin, *numbers, value.reserved, _filled(value.block))
             return head + value.offsets
+        case TlsRecord(kind, version, data):
+            return TLS.pack(kind, version, len(data)) + data
         case MultifdDeviceState(flags, idstr, instance_id, size):
             return MULTIFD_DEVICE_STATE.pack(*begin, flags, _filled(idstr), instance_id, size)
 

@@ -24,6 +24,7 @@ from .element import (
     SectionHeader,
     SectionType,
     Span,
+    TlsRecord,
     Value,
     VmDescription,
 )
@@ -204,6 +205,8 @@ def fields_of(value: Value) -> tuple[Span, ...]:
             return spans.multifd_packet(value.normal_pages, value.zero_pages, slots)
         case MultifdPages(_, offsets, data) if offsets:
             return spans.multifd_pages(len(offsets), len(data) // len(offsets))
+        case TlsRecord(_, _, data):
+            return spans.tls_record(len(data))
         case _:
             return _fields_once(value)
 

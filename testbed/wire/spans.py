@@ -145,3 +145,9 @@ def multifd_packet(normal: int, zero: int, slots: int) -> tuple[Span, ...]:
 def multifd_pages(count: int, page_bytes: int) -> tuple[Span, ...]:
     """Of the pages of a packet."""
     return fields(*((f"page[{n}]", page_bytes) for n in range(count)))
+
+
+@lru_cache(SHAPES_MAX)
+def tls_record(data: int) -> tuple[Span, ...]:
+    """Of a TLS record."""
+    return fields(("type", 1), ("version", 2), ("length", 2), ("data", data))

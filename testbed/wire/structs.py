@@ -14,6 +14,7 @@ MAPPED_RAM = Struct(">IQQQ")  # version, page size, offsets in the file of bitma
 MULTIFD_INIT = Struct(">II16sB39s")  # magic, version, uuid, id, reserved
 MULTIFD_PACKET = Struct(">IIIIIIQI28s256s")  # magic, version, flags, ..., reserved, block
 MULTIFD_DEVICE_STATE = Struct(">III256sII")  # magic, version, flags, idstr, ...
+TLS = Struct(">BHH")  # type, version, length
 
 MAGIC = 0x5145564D
 MULTIFD_MAGIC = 0x11223344
