@@ -100,14 +100,18 @@ for _kind, _pattern, _first in (
 class Document:
     """The tree of one file: its plain values, and the place of each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expected: str = "`description`, `mode` and `expect`") -> None:
         """Read a file.
+
+        Args:
+            path: of the file.
+            expected: the keys that it must have, for who wrote something else.
 
         Raises:
             ScenarioError: it is not there, or no YAML mapping of a scenario's size.
         """
         self.path = path
-        self._root = _compose(path, _read(path))
+        self._root = _compose(path, _read(path), expected)
         self._count = 0
 
     def value(self) -> Any:
@@ -230,7 +234,7 @@ def _read(path: Path) -> str:
         raise ScenarioError(path, [Problem(line, column, "", message)]) from error
 
 
-def _compose(path: Path, text: str) -> yaml.MappingNode:
+def _compose(path: Path, text: str, expected: str) -> yaml.MappingNode:
     try:
         documents = list(yaml.compose_all(text, _Loader))
     except yaml.MarkedYAMLError as error:
@@ -246,7 +250,7 @@ def _compose(path: Path, text: str) -> yaml.MappingNode:
     if len(documents) != 1:
         raise whole_file(path, f"{len(documents)} YAML documents, where one was expected")
     if not isinstance(documents[0], yaml.MappingNode):
-        raise whole_file(path, "expected a mapping with `description`, `mode` and `expect`")
+        raise whole_file(path, f"expected a mapping with {expected}")
     return documents[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from . import schema
 from .document import Document, KeyPath, Problem, ScenarioError, not_there, whole_file
 from .faults import plan_fault
-from .model import did_you_mean, got
 from .scenario import Scenario, Variant
 from .sense import problems
+from .sentences import translated
 from .variants import merged, where_written
 
 __all__ = ["Problem", "ScenarioError", "find", "load"]
@@ -98,7 +98,7 @@ def _checked(written: Any, places: _Places) -> Scenario:
     try:
         model = schema.ScenarioModel.model_validate(written)
     except ValidationError as error:
-        raise ScenarioError(path, _translated(error, places)) from error
+        raise ScenarioError(path, translated(error, places.problem)) from error
     scenario = Scenario(
         path,
         model,
@@ -112,50 +112,3 @@ def _checked(written: Any, places: _Places) -> Scenario:
     if found:
         raise ScenarioError(path, found)
     return scenario
-
-
-def _translated(error: ValidationError, places: _Places) -> Iterator[Problem]:
-    """pydantic's findings in people's words."""
-    for finding in error.errors(include_url=False):
-        kind, at = finding["type"], finding["loc"]
-        if kind == "unknown_key":
-            yield places.problem(at, finding["msg"], key=True)
-        elif kind == "missing":
-            yield places.problem(at[:-1], f"`{at[-1]}` is missing")
-        else:
-            yield places.problem(at, _sentence(kind, finding))
-
-
-EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "int_type": lambda _: "a whole number",
-    "int_from_float": lambda _: "a whole number",
-    "float_type": lambda _: "a number",
-    "string_type": lambda _: "a text",
-    "bool_type": lambda _: "true or false",
-    "list_type": lambda _: "a list",
-    "dict_type": lambda _: "a mapping",
-    "model_type": lambda _: "a mapping",
-    "literal_error": lambda context: str(context["expected"]).replace("True", "true"),
-    "greater_than_equal": lambda context: f"{context['ge']} or more",
-    "greater_than": lambda context: f"more than {context['gt']}",
-    "less_than_equal": lambda context: f"{context['le']} or less",
-    "less_than": lambda context: f"less than {context['lt']}",
-    "too_short": lambda context: f"a list of {context['min_length']} or more",
-    "string_too_short": lambda _: "some text",
-    "string_too_long": lambda context: f"a text of at most {context['max_length']} characters",
-}
-"""By pydantic's types of errors: what was expected."""
-
-
-def _sentence(kind: str, finding: Mapping[str, Any]) -> str:
-    value, context = finding["input"], finding.get("ctx", {})
-    expected = EXPECTED.get(kind)
-    if expected is None:
-        return str(finding["msg"]).removeprefix("Value error, ")
-    hint = ""
-    if kind == "literal_error" and isinstance(value, str):
-        words = str(context["expected"]).replace(" or ", ", ").split(", ")
-        hint = did_you_mean(value, [word.strip("'") for word in words]).partition("; there")[0]
-    elif kind == "string_type" and isinstance(value, bool | int | float):
-        hint = "; write it in quotes"
-    return f"expected {expected(context)}{got(value)}{hint}"

@@ -144,7 +144,7 @@ PLACES: dict[str, type[Model]] = {
     "state": StateAt,
     "event": StateAt,
 }
-Place = Annotated[
+AnyPlace = (
     SectionAt
     | PageAt
     | BlockAt
@@ -153,13 +153,15 @@ Place = Annotated[
     | ElementAt
     | OffsetAt
     | ConnectionAt
-    | StateAt,
-    keyed(PLACES, "a place"),
-]
-STREAM_PLACES = {
-    name: model for name, model in PLACES.items() if model not in (ConnectionAt, StateAt)
-}
-StreamPlace = Annotated[
-    SectionAt | PageAt | BlockAt | CommandAt | MessageAt | ElementAt | OffsetAt,
-    keyed(STREAM_PLACES, "a place in the stream"),
-]
+    | StateAt
+)
+Place = Annotated[AnyPlace, keyed(PLACES, "a place")]
+
+
+def _in_stream(at: Model) -> Model:
+    if isinstance(at, ConnectionAt | StateAt):
+        raise ValueError("expected a place in the stream: a connection or a state has no bytes")
+    return at
+
+
+StreamPlace = Annotated[AnyPlace, keyed(PLACES, "a place"), AfterValidator(_in_stream)]

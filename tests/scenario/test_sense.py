@@ -83,6 +83,101 @@ CASES: list[tuple[tuple[str, ...], str]] = [
         "4:5: faults[0]: say which `part` of the section",
     ),
     (
+        (PRECOPY, faults(f"at: {{section: cpu}}, {RESET}, when: {{after: fault_1}}"), GOOD),
+        "4:51: faults[0].when.after: a fault cannot wait for itself",
+    ),
+    (
+        (
+            PRECOPY,
+            faults(
+                f"name: cut, at: {{section: cpu}}, {RESET}",
+                f"at: {{section: ram}}, {RESET}, when: {{after: cat}}",
+            ),
+            GOOD,
+        ),
+        "5:51: faults[1].when.after: no fault is named 'cat'; did you mean `cut`?",
+    ),
+    (
+        (
+            PRECOPY,
+            "steps: [migrate, wait, retry]",
+            faults(
+                f"name: late, at: {{section: cpu}}, {RESET}, attempt: 2",
+                f"at: {{section: ram}}, {RESET}, when: {{after: late}}",
+            ),
+            "expect: {verdict: completed, retry: completed}",
+        ),
+        "6:51: faults[1].when.after: late strikes in attempt 2, this one in 1",
+    ),
+    (
+        (PRECOPY, faults("at: {section: cpu}, do: restore"), GOOD),
+        "4:30: faults[0].do: nothing to restore",
+    ),
+    (
+        (
+            PRECOPY,
+            faults(
+                f"at: {{section: cpu}}, {RESET}, "
+                "when: {reached: [{element: eof}, {page: 1}], until: {page: 1}}"
+            ),
+            GOOD,
+        ),
+        "4:89: faults[0].when.until: it is among `reached`: this can never hold",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{block: pc.ram, passed: 1M, share: 5%}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: say which: `passed` (bytes)",
+    ),
+    (
+        (
+            PRECOPY,
+            faults(f"at: {{section: cpu}}, {RESET}, when: {{until: {{message: SHUT}}}}"),
+            GOOD,
+        ),
+        "4:51: faults[0].when.until: without the capability return-path nothing ever comes",
+    ),
+    (
+        (
+            PRECOPY,
+            faults("at: {section: cpu}, do: {replay: {offset: 1, channel: return-path}}"),
+            GOOD,
+        ),
+        "4:39: faults[0].do.replay: without the capability return-path nothing ever comes",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{offset: 1, channel: multifd}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: without the capability multifd there is no such channel",
+    ),
+    (
+        (
+            PRECOPY,
+            "capabilities: {multifd: true}",
+            faults(f"at: {{offset: 1, channel: multifd-3}}, {RESET}"),
+            GOOD,
+        ),
+        "5:10: faults[0].at: there are 2 multifd channels (the parameter multifd-channels)",
+    ),
+    (
+        (POSTCOPY, faults(f"at: {{page: 1, channel: preempt}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: without the capability postcopy-preempt there is no such channel",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{offset: 1, channel: tls}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: without the parameter tls-creds nothing is encrypted",
+    ),
+    (
+        (PRECOPY, faults("at: {connection: 2}, do: refuse"), GOOD),
+        "4:10: faults[0].at: an attempt of this scenario opens 1 at most",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{section: cpu}}, {RESET}, connection: 2"), GOOD),
+        "4:49: faults[0].connection: an attempt of this scenario opens 1 at most",
+    ),
+    (
+        (PRECOPY, faults(f"at: {{state: postcopy-active, side: source}}, {RESET}"), GOOD),
+        "4:10: faults[0].at: no side is ever postcopy-active in a scenario whose `mode` is precopy",
+    ),
+    (
         (PRECOPY, "steps: [{migrate: {}}, {start_postcopy: {}}]", GOOD),
         "3:24: steps[1]: start_postcopy needs a scenario whose `mode` is postcopy",
     ),
@@ -141,6 +236,55 @@ def test_what_no_run_could_do_is_refused(tmp_path: Path, lines: tuple[str, ...],
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"{path}:")
     assert said in line
+
+
+MAKES_SENSE: list[tuple[str, ...]] = [
+    (
+        PRECOPY,
+        "capabilities: {multifd: true}",
+        "parameters: {multifd-channels: 4}",
+        faults(
+            f"at: {{offset: 1, channel: multifd-4}}, {RESET}", "at: {connection: 5}, do: tarpit"
+        ),
+    ),
+    (
+        POSTCOPY,
+        "capabilities: {postcopy-preempt: true}",
+        "steps: [migrate, start_postcopy, wait, recover, wait]",
+        faults(f"at: {{page: 1, channel: preempt}}, {RESET}", "at: {connection: 4}, do: refuse"),
+    ),
+    (PRECOPY, "parameters: {tls-creds: tls0}", faults(f"at: {{offset: 1, channel: tls}}, {RESET}")),
+    (POSTCOPY, faults(f"at: {{section: cpu}}, {RESET}, when: {{until: {{message: SHUT}}}}")),
+    (
+        PRECOPY,
+        faults(
+            "name: slow, at: {page: 1}, do: {bandwidth: {rate: 1M}}",
+            "name: fast, at: {element: eof}, do: restore, when: {after: slow}",
+            f"at: {{element: eof}}, {RESET}, when: {{after: [slow, fast]}}, attempt: every",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("lines", MAKES_SENSE, ids=[lines[-1][9:60] for lines in MAKES_SENSE])
+def test_what_a_run_can_do_is_taken(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    assert load(written(tmp_path, (*lines, GOOD))).faults
+
+
+def test_faults_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    circle = faults(
+        *(
+            f"name: {name}, at: {{section: cpu}}, {RESET}, when: {{after: {other}}}"
+            for name, other in ("ab", "bc", "ca", "da")  # d waits for a circle, and is not in it
+        )
+    )
+    with pytest.raises(ScenarioError) as refused:
+        load(written(tmp_path, (PRECOPY, circle, GOOD)))
+    assert [line.partition("strikes: ")[2] for line in str(refused.value).splitlines()] == [
+        "a -> b -> c -> a",
+        "b -> c -> a -> b",
+        "c -> a -> b -> c",
+    ]
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
