@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from testbed.log import Event
-from testbed.standalone.migrations import Began, Ended, Migrations
+from testbed.proxy.migrations import Began, Ended, Migrations
 
 
 class Told:
