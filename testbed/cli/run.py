@@ -59,7 +59,7 @@ KIND = click.Choice(["model", "qemu"])
 @click.option("--json", type=PATH, help="Write a JSON report here.")
 @click.option("--out", type=PATH, help="Keep each run's log, pcap and stderr in this folder.")
 @click.option("--keep", is_flag=True, help="Leave the run up, and say how to enter it.")
-@click.option("--seed", type=click.IntRange(0), help="Of the guest's memory pattern.")
+@click.option("--seed", type=click.IntRange(0), help="Of the guest's memory and of chance.")
 @click.option(
     "--repeat",
     type=click.IntRange(1),

@@ -59,6 +59,7 @@ class LabPlan:
     guest: GuestSpec
     folder: Path
     faults: tuple[Fault, ...] = ()
+    seed: int = 0  # of what faults leave to chance
     announce: AnnounceFaults = field(default_factory=AnnounceFaults)
     probe_every_s: float | None = None
 
@@ -79,7 +80,7 @@ class Lab:
         self.plan = plan
         self.net = net
         self.attempt = 1
-        self.engine = FaultEngine(plan.faults)
+        self.engine = FaultEngine(plan.faults, seed=plan.seed)
         self._log = log
         self._uplink: InterposedUplink
         self._host = host

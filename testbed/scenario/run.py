@@ -78,6 +78,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
         ),
         folder=folder,
         faults=scenario.faults,
+        seed=seed,
         announce=announce_faults(written.network, guest.mac, seed),
         probe_every_s=written.network.probe.every if written.network.probe else None,
     )

@@ -53,6 +53,14 @@ def test_a_model_and_a_qemu_are_the_same_machine(tmp_path: Path) -> None:
     assert (plan.source.program, plan.destination.program) == (model("2.9"), qemu())
 
 
+@pytest.mark.parametrize(("given", "seed"), [(None, 1), (0, 0), (7, 7)])
+def test_one_seed_decides_all_that_is_left_to_chance(
+    tmp_path: Path, given: int | None, seed: int
+) -> None:
+    plan = lab_plan(scenario(tmp_path), Settings(seed=given), tmp_path, "tcg")
+    assert (plan.seed, plan.guest.seed) == (seed, seed)
+
+
 CHROOT = ("chroot", "/srv/trixie", "qemu-system-x86_64")
 
 
