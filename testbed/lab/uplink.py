@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from netns.interposer import Direction, Drop, Instead, Outgoing, Pass, Verdict
@@ -22,6 +22,7 @@ from .announce import EVERY, Alteration, AnnounceFaults, Forged, Port
 LOST_LOGGED_MAX = 100
 """Frames, other than announcements, that the log names as lost while the uplink was down."""
 DONE = {"drop": "dropped", "delay": "delayed", "duplicate": "duplicated", "alter": "altered"}
+LINK_DOWN = "the uplink was down"
 
 T = TypeVar("T")
 Key = tuple[str, int]
@@ -43,6 +44,12 @@ class UplinkRule:
         self._faults = faults
         self._log = log
         self._ports = ports
+        self._numbers: dict[str, Collection[int]] = {
+            "drop": faults.drop,
+            "delay": faults.delay_s,
+            "duplicate": faults.copies,
+            "alter": faults.alter,
+        }
         self._random = random.Random(faults.seed)  # noqa: S311 - repeatable on purpose
         self._is_up = faults.link_up is None
         self._lost = 0
@@ -101,6 +108,9 @@ class UplinkRule:
         if not self._is_up:
             self._lost += 1
             self._did("link-down", offset=0, before=frame.hex(), after="")
+            for what, numbers in self._numbers.items():
+                for number in {self.count, EVERY} & set(numbers):
+                    self._missed[what, number] = LINK_DOWN
             return (), 0.0
         if self._is_dropped(frame):
             return (), 0.0
@@ -160,7 +170,7 @@ class UplinkRule:
 
     def _forged(self, number: int, forged: Forged) -> Iterator[Outgoing]:
         if forged.port is Port.DESTINATION and not self._is_up:
-            self._missed["forge", number] = "the uplink was down"
+            self._missed["forge", number] = LINK_DOWN
             return
         frame = rarp_frame(forged.mac)
         facts = {"port": forged.port, "mac": forged.mac, "offset": 0, "before": ""}
@@ -195,17 +205,18 @@ class UplinkRule:
 
     def note_unfired(self) -> None:
         """Write down how many announcements came and what was not done to any; no more come."""
-        self._log.write("switch", "announce-totals", count=self.count, unfired=[*self._not_done()])
+        drawn = self._faults.drop_share is not None
+        self._log.write(
+            "switch",
+            "announce-totals",
+            count=self.count,
+            unfired=[*self._not_done()],
+            **({"share": self._faults.drop_share, "seed": self._faults.seed} if drawn else {}),
+        )
 
     def _not_done(self) -> Iterator[str]:
         faults = self._faults
-        tables = {
-            "drop": faults.drop,
-            "delay": faults.delay_s,
-            "duplicate": faults.copies,
-            "alter": faults.alter,
-        }
-        for what, numbers in tables.items():
+        for what, numbers in self._numbers.items():
             for number in sorted(numbers):
                 if (what, number) not in self._struck:
                     which = f"announcement {number} was not" if number else "no announcement was"

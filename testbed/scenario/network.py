@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from netns.rarp import RARP_FRAME_BYTES
 
-from .model import Model, Natural, Positive, SideName, by_type, keyed
+from .model import Model, Natural, Positive, SideName, by_type, got, keyed
 from .qapi import EventName, MigrationStatus
 from .units import Duration, HexBytes, Mac, Share, SomeTime, mac_address
 
@@ -18,10 +18,22 @@ PortName = Literal["source", "destination", "client"]
 GuestOrMac = Annotated[
     str, AfterValidator(lambda value: value if value == "guest" else mac_address(value))
 ]
-Nth = Annotated[
-    Literal["all"] | Positive,
-    by_type("a number, or all", {str: Literal["all"], int: Positive}),
-]
+NTH = "all, or a number from 1 on"
+DROPPED = "all, a list of numbers, or {share: 50%}"
+
+
+def _all_or(expected: str) -> Any:
+    """The word `all`, where the other forms are not texts."""
+
+    def check(value: str) -> str:
+        if value != "all":
+            raise ValueError(f"expected {expected}{got(value)}")
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
+Nth = Annotated[str | int, by_type(NTH, {str: _all_or(NTH), int: Positive})]
 Copies = Annotated[int, Field(ge=1, le=COPIES_MAX)]
 
 
@@ -86,11 +98,8 @@ class Announce(Model):
     """What becomes of the destination's announcements on its uplink, counted from 1."""
 
     drop: Annotated[
-        Literal["all"] | list[Positive] | ShareOf,
-        by_type(
-            "all, a list of numbers, or {share: 50%}",
-            {str: Literal["all"], list: list[Positive], dict: ShareOf},
-        ),
+        str | list[int] | ShareOf,
+        by_type(DROPPED, {str: _all_or(DROPPED), list: list[Positive], dict: ShareOf}),
     ] = Field(default_factory=list)
     delay: dict[Nth, Duration] = Field(default_factory=dict)
     duplicate: Annotated[

@@ -31,6 +31,23 @@ def test_announcements_are_told_once_and_counted() -> None:
     assert "3 announcements" in told[1]
 
 
+def test_what_was_done_to_announcements_is_told() -> None:
+    log = Log()
+    for facts in (
+        {"nth": 1, "what": "drop", "offset": 0, "before": "ff", "after": ""},
+        {"nth": 2, "what": "alter", "offset": 22, "before": "52", "after": "53"},
+        {"nth": 2, "what": "forge", "port": "source", "mac": "52:54:00:12:34:56"},
+    ):
+        log.write("switch", "announce-fault", **facts)
+    log.write("switch", "link-up", port="destination", lost=4)
+    assert [line.split("switch")[1].strip() for line in story(log)] == [
+        "announcement 1: drop",
+        "announcement 2: alter at byte 22",
+        "a forged announcement of 52:54:00:12:34:56 at the source's port",
+        "the destination's uplink comes up; 4 frames were lost",
+    ]
+
+
 def test_it_has_an_end() -> None:
     log = Log()
     for _ in range(1000):
