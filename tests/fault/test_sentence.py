@@ -70,7 +70,7 @@ SENTENCES: list[tuple[Fault, str]] = [
     ),
     (
         Fault(plan.ConnectionPlace(1), plan.Refuse(2.0), "it"),
-        "As connection 1 of the migration comes: refuse it: nobody listens for 2 s.",
+        "As connection 1 of the migration comes: refuse it, nobody listens for 2 s.",
     ),
     (
         Fault(
@@ -103,7 +103,7 @@ SENTENCES: list[tuple[Fault, str]] = [
         ),
         "Just before byte 9 of multifd channel 2, once the source has reported STOP, connection 3 "
         "has come and the vmdesc has come: "
-        "put in 20 bytes, 00 00 00 00 00 00 00 00 00 00 00 00 ....",
+        "put in 20 bytes, 00 00 00 00 00 00 00 00 00 00 00 00 and so on.",
     ),
 ]
 
@@ -144,6 +144,7 @@ PLACES: list[tuple[plan.StreamPlace, str]] = [
         "the first multifd-packet of a multifd channel",
     ),
     (plan.OffsetPlace(0, Channel.RETURN_PATH), "byte 0 of the return path"),
+    (plan.MessagePlace("PONG", 2), "the 2nd message PONG of the return path"),
     (plan.OffsetPlace(0, Channel.TLS), "byte 0 of a TLS channel"),
 ]
 
@@ -160,7 +161,7 @@ ACTIONS: list[tuple[plan.Action, str]] = [
         "keep the connection and pass nothing more in both directions; nothing is r",
     ),
     (plan.Truncate(), "end the stream here (FIN) and drop the rest"),
-    (plan.Refuse(), "refuse it: nobody listens any more."),
+    (plan.Refuse(), "refuse it, nobody listens any more."),
     (plan.DelayAccept(1.5), "let it wait for 1.5 s before anything of it is read."),
     (plan.Tarpit(), "take it, and never read from it."),
     (
@@ -172,7 +173,7 @@ ACTIONS: list[tuple[plan.Action, str]] = [
     (plan.Slice(100), "send everything in both directions in segments of 100 bytes."),
     (
         plan.Slice(1, 3, 0.001, Side.SOURCE),
-        "send everything toward the source in segments of 1 byte, up to 3 more or less, 1 ms apart.",
+        "send everything toward the source in segments of 1 byte, up to 3 more or less, 1 ms a",
     ),
     (plan.Restore(Side.SOURCE), "have rate and time toward the source as if no fault had touched "),
     (plan.SetField(b"\0\xff"), "put 2 bytes, 00 ff in its place."),
