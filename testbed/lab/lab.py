@@ -7,9 +7,11 @@ writes what it sees. It knows no scenario, and judges nothing.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +29,7 @@ from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
+from testbed.proxy.address import TcpAddress
 from testbed.tasks import Hosted, hosting
 
 from .announce import AnnounceFaults
@@ -113,10 +116,11 @@ class Lab:
             lab.destination = await lab._hosted_destination.entered()
             async with Proxy.start(
                 namespace=net.proxy,
-                listen=(PROXY_SOURCE_ADDRESS, MIGRATION_PORT),
-                upstream=(DESTINATION_ADDRESS, MIGRATION_PORT),
+                listen=TcpAddress(PROXY_SOURCE_ADDRESS, MIGRATION_PORT),
+                upstream=TcpAddress(DESTINATION_ADDRESS, MIGRATION_PORT),
                 engine=lab.engine,
                 log=log,
+                on_signal=lab._signal,
             ) as lab.proxy:
                 stop_listening = log.listen(lab._overheard)
                 try:
@@ -192,7 +196,7 @@ class Lab:
     async def recover(self) -> None:
         """Recover a paused postcopy migration over a new connection through the proxy."""
         port = MIGRATION_PORT + 1  # the first listener's socket may not be gone yet
-        self.proxy.upstream = (DESTINATION_ADDRESS, port)
+        self.proxy.upstream = TcpAddress(DESTINATION_ADDRESS, port)
         await self.destination.command(
             "migrate-recover", {"uri": f"tcp:{DESTINATION_ADDRESS}:{port}"}, oob=True
         )
@@ -203,7 +207,7 @@ class Lab:
         await self._hosted_destination.leave()
         self.attempt += 1
         self.proxy.next_attempt()
-        self.proxy.upstream = (DESTINATION_ADDRESS, MIGRATION_PORT)
+        self.proxy.upstream = TcpAddress(DESTINATION_ADDRESS, MIGRATION_PORT)
         program, machine = self.plan.destination.program, self.plan.source.machine
         self._host_destination(SidePlan(program, machine))
         self.destination = await self._hosted_destination.entered()
@@ -278,6 +282,13 @@ class Lab:
     def _reported(self, side: Side, event: str, status: str | None = None) -> None:
         self.proxy.observed(side, event, status)
         self._uplink.observed(side, event, status)
+
+    def _signal(self, side: Side, name: str) -> None:
+        """Send an endpoint's process a signal: a fault says so."""
+        end = self.source if side is Side.SOURCE else self.destination
+        if end.exit_status is None:  # it has not been waited for: its id is its own
+            with suppress(ProcessLookupError):
+                os.killpg(end.pid, signal.Signals[f"SIG{name}"])
 
     # What the lab is asked to look at
 

@@ -1,62 +1,95 @@
-"""The listener: takes the source's connections, finds out what each is, connects it onward.
-
-Connecting to a waiting QEMU is not harmless: a bare connection ends it or blocks its main loop.
-So the first connection of an attempt goes onward only with its first bytes in hand, in one write.
-Source: QEMU `migration/channel.c`, `migration_channel_read_peek`, 8.0 to 11.1; seen on 11.1.
-"""
+"""The proxy: takes the source's connections, finds out what each is, connects it onward."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 
+from testbed.fault.command import (
+    Command,
+    Everywhere,
+    HoldBack,
+    Observed,
+    Signalled,
+    StopListening,
+    Tarpit,
+)
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Side
-from testbed.fault.relay import Passing
 from testbed.log import Log
 from testbed.tasks import beside
 from testbed.wire import ChannelKind, channel_of
 
-from .connection import FIRST_BYTES, Connection
-from .side import SideSocket
+from .address import HERE, Address, OpensSockets, Sockaddr, resolve
+from .admission import Admission
+from .connection import Connection, Surroundings
+from .listener import Listener, error_text
+from .poller import Poller
+from .pump import SILENCE_S, Means
+from .recording import Recorder
+from .side import SideSocket, set_to_reset
+from .stray import FIRST, LATER, NOTHING_FIRST, what_speaks
 
+FIRST_BYTES = 4
+"""Of the source: enough to tell every channel, and to satisfy a destination that peeks."""
 CONNECTIONS_MAX = 256
 """Open at one time; a source opens three and as many as it has multifd channels."""
+SURPLUS_EVERY_S = 1.0
+"""Connections beyond that are told no more often."""
 CONNECT_S = 10.0
 """For the destination to take a connection: it is one hop away."""
-Address = tuple[str, int]
-
-
-class OpensSockets(Protocol):
-    """Where the proxy's sockets live: a network namespace, or the `socket` module."""
-
-    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Open a socket there."""
-
-
-HERE: OpensSockets = socket
+SPEAKS_WITHIN_S = 30.0
+"""A connection that must speak before it goes onward, and does not, is reset then."""
+HELD_BYTES_MAX = 48 << 20
+"""Of all lines together; each may hold its share."""
 
 
 class Proxy:
-    """Every migration connection of a run passes here; made by `Proxy.start`."""
+    """Every migration connection of a run passes here; made by `Proxy.start`.
+
+    `upstream` is where the destination listens; it may be changed, for connections to come.
+    """
 
     def __init__(
-        self, namespace: OpensSockets, upstream: Address, engine: FaultEngine, log: Log
+        self,
+        namespace: OpensSockets,
+        upstream: Address,
+        engine: FaultEngine,
+        log: Log,
+        poller: Poller,
+        *,
+        recorder: Recorder | None,
+        on_signal: Callable[[Side, str], None] | None,
+        on_connection: Callable[[Connection], None] | None,
+        finds_attempts: bool,
     ) -> None:
         self.upstream = upstream
         self.engine = engine
         self._namespace = namespace
         self._log = log
+        self._poller = poller
+        self._means = Means(recorder=recorder)
+        self._on_signal = on_signal
+        self._on_connection = on_connection
+        self._finds_attempts = finds_attempts
+        self._around = Surroundings(
+            log=log,
+            means=self._means,
+            held_max=self._held_max,
+            elsewhere=self._elsewhere,
+            seed=engine.seed,
+        )
         self._opened = 0
-        self._is_first = True  # no connection of this attempt has gone onward, or is about to
-        self._waiting: set[SideSocket] = set()  # accepted, not connected onward yet
-        self._live: set[Connection] = set()
-        self._main: Connection | None = None
+        self._live: dict[int, Connection] = {}  # by number, in order
+        self._surplus = 0
+        self._surplus_told_at = -SURPLUS_EVERY_S
+        self._group: asyncio.TaskGroup
+        self._serving = asyncio.Event()
+        self._listener: Listener
+        self._begin_attempt()
 
     @classmethod
     @asynccontextmanager
@@ -68,149 +101,319 @@ class Proxy:
         upstream: Address,
         engine: FaultEngine,
         log: Log,
+        recorder: Recorder | None = None,
+        on_signal: Callable[[Side, str], None] | None = None,
+        on_connection: Callable[[Connection], None] | None = None,
+        finds_attempts: bool = False,
     ) -> AsyncIterator[Proxy]:
         """Listen until the block ends; what is still open then is reset.
 
         Args:
             namespace: opens the sockets of both sides; None: this process's own.
-            listen: IPv4 address and port for the source.
-            upstream: where the destination listens.
+            listen: for the source.
+            upstream: where the destination listens; resolved for each connection.
             engine: says what happens to what passes.
             log: where connections and faults go.
+            recorder: is told all that comes, before any fault.
+            on_signal: sends a signal, by name without SIG, to the endpoint of that side.
+            on_connection: is given each connection before a byte of it passes.
+            finds_attempts: a file header after the attempt's own begins the next attempt; else
+                only `next_attempt` does.
 
         Raises:
             OSError: the address cannot be listened on.
         """
         namespace = namespace or HERE
-        proxy = cls(namespace, upstream, engine, log)
-        with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(listen)
-            listener.listen(CONNECTIONS_MAX)
-            listener.setblocking(False)
-            async with beside(proxy._accept(listener)):
-                try:
-                    yield proxy
-                finally:
-                    proxy._abort()
+        places = await resolve(listen, listen=True)
+        with Poller.open() as poller:
+            proxy = cls(
+                namespace,
+                upstream,
+                engine,
+                log,
+                poller,
+                recorder=recorder,
+                on_signal=on_signal,
+                on_connection=on_connection,
+                finds_attempts=finds_attempts,
+            )
+            with (
+                closing(proxy._means.pipes),
+                Listener.open(namespace, places[0], proxy._accepted, log) as proxy._listener,
+            ):
+                async with beside(proxy._serve()):
+                    await proxy._serving.wait()
+                    proxy._await_next(anew=True)
+                    try:
+                        yield proxy
+                    finally:
+                        proxy.abort()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the port that it really has."""
+        return self._listener.address
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are open, in the order in which they came."""
+        return tuple(self._live.values())
 
     def next_attempt(self) -> None:
         """What comes now is another migration; what is left of the last one is reset."""
-        self._abort()
-        self._is_first = True
-        self._main = None
+        self.abort()
         self.engine.next_attempt()
+        self._begin_attempt()
+        self._await_next(anew=True)
 
     def observed(self, side: Side, event: str, status: str | None = None) -> None:
         """Tell the engine what QMP reported; what it answers happens at once."""
-        for _, commands in self.engine.observed(side, event, status):
-            if self._main is not None:
-                self._main.act(commands)
+        for nth, commands in self.engine.observed(side, event, status):
+            connection = self._of_attempt.get(nth)
+            if connection is not None and connection.number in self._live:
+                connection.carry_out(commands)
+            else:
+                for command in commands:
+                    self._elsewhere(command)
 
-    def _abort(self) -> None:
-        for source in self._waiting:
-            source.reset()
-        for connection in tuple(self._live):
+    def abort(self) -> None:
+        """Reset all connections."""
+        for connection in self.connections:
             connection.abort()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                accepted, _ = await loop.sock_accept(listener)
-                if len(self._live) + len(self._waiting) >= CONNECTIONS_MAX:
-                    accepted.close()
-                    continue
-                self._opened += 1
-                is_first, self._is_first = self._is_first, False
-                group.create_task(self._connection(SideSocket(accepted), self._opened, is_first))
+    # Connections come
 
-    async def _connection(self, source: SideSocket, number: int, is_first: bool) -> None:
-        """One connection from accept to end."""
-        attempt = self.engine.attempt
-        self._log.write("proxy", "connection-opened", connection=number, attempt=attempt)
-        self._waiting.add(source)
-        try:
-            # A later connection goes onward at once: the destination may wait for it to be there.
-            first = await source.read_first(FIRST_BYTES) if is_first else b""
-            silent = is_first and not first  # a waiting destination must not see it
-            destination = None if silent or source.gone else await self._connect(number)
-            if destination is None:
-                self._is_first |= is_first and attempt == self.engine.attempt
-                self._refuse(source, number, silent=silent)
-                return
-            if source.gone:
-                destination.reset()
-                return
-            self._waiting.discard(source)
-            await self._relay(number, source, destination, first)
-        finally:
-            self._waiting.discard(source)
-            source.close()
+    def _begin_attempt(self) -> None:
+        self._admission = Admission()
+        self._of_attempt: dict[int, Connection] = {}  # live ones, by their number in it
+        self._came = 0
+        self._had_main = False
 
-    def _refuse(self, source: SideSocket, number: int, *, silent: bool) -> None:
-        """End a connection that never went onward."""
-        ended_by = "source" if silent and not source.gone else "proxy"
-        how = "FIN" if ended_by == "source" and not source.reset_seen else "RST"
-        if not silent:
-            source.reset()
-        self._log.write(
-            "proxy",
-            "connection-ended",
-            connection=number,
-            ended_by=ended_by,
-            how=how,
-            bytes_forward=0,
-            bytes_back=0,
+    def _await_next(self, *, anew: bool = False) -> None:
+        """Listen for the next connection of the attempt, unless a fault is against it."""
+        stopped = False
+        for command in self.engine.awaiting(self._came + 1):
+            stopped |= isinstance(command, StopListening)
+            self._elsewhere(command)
+        if anew and not stopped:
+            self._listener.listen()
+
+    async def _serve(self) -> None:
+        """Own the tasks of all connections."""
+        async with asyncio.TaskGroup() as self._group:
+            self._serving.set()
+            await asyncio.get_running_loop().create_future()  # until it is cancelled
+
+    def _accepted(self, opened: socket.socket) -> None:
+        if len(self._live) >= CONNECTIONS_MAX:
+            self._reset_surplus(opened)
+            return
+        self._opened += 1
+        self._came += 1
+        connection = Connection(
+            self._opened,
+            self._came,
+            self.engine.attempt,
+            SideSocket(opened, self._poller),
+            self._around,
         )
+        self._live[connection.number] = self._of_attempt[connection.nth] = connection
+        self._admission.came(connection.number)
+        self._group.create_task(self._connection(connection, self._admission))
+        self._await_next()
 
-    async def _relay(
-        self, number: int, source: SideSocket, destination: SideSocket, first: bytes
-    ) -> None:
-        def identify(first: bytes) -> Passing:
-            channel = _carried(first)
-            self._log.write("proxy", "connection-identified", connection=number, channel=channel)
-            if channel in (ChannelKind.MAIN, ChannelKind.RECOVERY):
-                self._main = connection
-            return self.engine.connection(number, channel)
+    def _reset_surplus(self, opened: socket.socket) -> None:
+        """There are too many: reset it, and tell so now and then."""
+        set_to_reset(opened)
+        opened.close()
+        self._surplus += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._surplus_told_at >= SURPLUS_EVERY_S:
+            self._surplus_told_at = now
+            facts = {"open": len(self._live), "reset": self._surplus}
+            self._log.write("proxy", "connections-surplus", **facts)
+            self._surplus = 0
 
-        sides = {Side.SOURCE: source, Side.DESTINATION: destination}
-        connection = Connection(number, sides, identify, self._log)
-        self._live.add(connection)
+    async def _connection(self, connection: Connection, admission: Admission) -> None:
+        """One connection from accept to end."""
+        number = connection.number
+        facts = {"connection": number, "attempt": connection.attempt}
+        self._log.write("proxy", "connection-opened", **facts)
         try:
-            await connection.run(first)
+            if self._means.recorder is not None:
+                self._means.recorder.opened(number)
+            if self._on_connection is not None:
+                self._on_connection(connection)
+            if await self._is_let_in(connection, admission):
+                await self._relay(connection, admission)
         finally:
-            self._live.discard(connection)
+            connection.close()
+            del self._live[number]
+            if self._of_attempt.get(connection.nth) is connection:
+                del self._of_attempt[connection.nth]
+            admission.ended(number)
+            self._tell_waiting()
 
-    async def _connect(self, number: int) -> SideSocket | None:
-        opened = self._namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
-        opened.setblocking(False)
+    def _tell_waiting(self) -> None:
+        """What one did may be what another one waits for."""
+        for connection in self._live.values():
+            connection.news.set()
+
+    # One of them, until it goes onward
+
+    async def _is_let_in(self, connection: Connection, admission: Admission) -> bool:
+        """Wait until it may go onward; false if it never may."""
+        if not await self._is_past_faults(connection):
+            return False
+        source = connection.source
+
+        def may_go() -> bool:
+            first = connection.first_bytes(FIRST_BYTES) or b""
+            return admission.may_go(connection.number, first, channel_of(first))
+
+        def has_spoken() -> bool:
+            return connection.first_bytes(FIRST_BYTES) is not None or may_go()
+
+        def has_ended() -> bool:
+            return connection.first_bytes(FIRST_BYTES) == b"" and not may_go()
+
+        if not await connection.until(has_spoken, SPEAKS_WITHIN_S):
+            self._tell_stray(connection, b"", NOTHING_FIRST)
+            connection.abort()
+            return False
+        await connection.until(lambda: may_go() or has_ended())
+        if source.gone or source.reset_seen or has_ended():
+            if not source.gone:
+                connection.sender_ended(Side.SOURCE, "RST" if source.reset_seen else "FIN")
+                self._tell_stray(connection, b"", NOTHING_FIRST)
+            return False
+        return True
+
+    async def _is_past_faults(self, connection: Connection) -> bool:
+        """Do with one that just came what faults ask for; false if they have ended it."""
+        source = connection.source
+        for command in self.engine.came(connection.nth):
+            match command:
+                case HoldBack(for_s=for_s):
+                    await connection.until(lambda: source.gone, for_s)
+                case Tarpit():
+                    await connection.until(lambda: source.gone or source.is_broken)
+                    connection.ended_by = connection.ended_by or ("source", "RST")
+                case _:
+                    connection.carry_out([command])
+        return not (source.gone or source.is_broken)
+
+    async def _relay(self, connection: Connection, admission: Admission) -> None:
+        """Connect it onward, find out what it is, and pump until it is over."""
+        admission.goes(connection.number)
+        destination = await self._connect(connection)
+        if destination is None or connection.source.gone:
+            connection.abort()
+            if destination is not None:
+                destination.reset()
+            return
+        connection.join(destination)
+        admission.went(connection.number)
+        self._tell_waiting()
+        await connection.until(
+            lambda: connection.first_bytes(FIRST_BYTES) is not None or destination.was_heard,
+            SILENCE_S,
+        )
+        if connection.source.gone:
+            return
+        self._identify(connection)
+        await connection.run(self.engine.connection(connection.nth, connection.channel))
+
+    async def _connect(self, connection: Connection) -> SideSocket | None:
+        """Connect to the destination; None, and a word in the log, if that cannot be done."""
+        upstream, error = self.upstream, OSError(errno.EADDRNOTAVAIL, "no address")
         try:
             async with asyncio.timeout(CONNECT_S):
-                await asyncio.get_running_loop().sock_connect(opened, self.upstream)
-        except OSError as error:
-            opened.close()
-            code = error.errno or errno.ETIMEDOUT
-            self._log.write(
-                "proxy",
-                "upstream-refused",
-                connection=number,
-                address="{}:{}".format(*self.upstream),
-                error=f"{errno.errorcode[code]} {os.strerror(code)}",
-            )
-            return None
+                for family, place in await resolve(upstream):
+                    try:
+                        return await self._connected(family, place)
+                    except OSError as this:
+                        error = this
+        except TimeoutError:
+            error = OSError(errno.ETIMEDOUT, "")
+        except OSError as this:
+            error = this
+        self._log.write(
+            "proxy",
+            "upstream-refused",
+            connection=connection.number,
+            address=str(upstream),
+            error=error_text(error),
+        )
+        return None
+
+    async def _connected(self, family: int, place: Sockaddr) -> SideSocket:
+        opened = self._namespace.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(opened, place)
+            return SideSocket(opened, self._poller)
         except BaseException:
+            set_to_reset(opened)  # it may have been taken at the other end already
             opened.close()
             raise
-        return SideSocket(opened)
 
+    def _identify(self, connection: Connection) -> None:
+        """Find out what it carries, by its first bytes from the source."""
+        first = connection.first_bytes(FIRST_BYTES) or b""
+        kind = channel_of(first) if first else ChannelKind.PREEMPT  # one that had no work
+        if kind is ChannelKind.RETURN_PATH or (kind is ChannelKind.PREEMPT and not self._had_main):
+            kind = None
+        if kind is ChannelKind.MAIN:
+            if self._had_main and self._finds_attempts:
+                self._found_attempt(connection)
+            self._had_main = True
+        connection.channel = kind
+        number, channel = connection.number, kind or "unknown"
+        self._log.write("proxy", "connection-identified", connection=number, channel=channel)
+        if kind is None:
+            self._tell_stray(connection, first, FIRST if connection.nth == 1 else LATER)
 
-def _carried(first: bytes) -> ChannelKind:
-    """What a connection carries, by its first bytes from the source."""
-    if not first:
-        return ChannelKind.PREEMPT  # one that had no work
-    match channel_of(first):
-        case None | ChannelKind.RETURN_PATH:  # of a source's: a main channel that begins badly
-            return ChannelKind.MAIN
-        case kind:
-            return kind
+    def _found_attempt(self, connection: Connection) -> None:
+        """That connection begins another attempt: it is its first one."""
+        self.engine.next_attempt()
+        connection.nth, connection.attempt = 1, self.engine.attempt
+        self._of_attempt = {1: connection}
+        self._came = 1
+
+    def _tell_stray(self, connection: Connection, first: bytes, meaning: str) -> None:
+        self._log.write(
+            "proxy",
+            "stray-connection",
+            connection=connection.number,
+            what=what_speaks(first),
+            meaning=meaning,
+        )
+
+    # Commands that are not one connection's
+
+    def _elsewhere(self, command: Command) -> None:
+        match command:
+            case Everywhere(command=everywhere):
+                for connection in tuple(self._of_attempt.values()):
+                    connection.carry_out([everywhere])
+            case Signalled(side=side, signal=signal):
+                self._signal(side, signal)
+            case StopListening(for_s=for_s):
+                self._listener.refuse(for_s)
+            case Observed(kind=kind, facts=facts):
+                self._log.write("proxy", kind, **facts)
+            case _:
+                raise AssertionError(f"{command} is for one connection")
+
+    def _signal(self, side: Side, signal: str) -> None:
+        if self._on_signal is None:
+            why = "the endpoints' processes are not ours"
+            self._log.write("proxy", "signal-unsent", side=side, signal=signal, why=why)
+            return
+        self._on_signal(side, signal)
+        self._log.write("proxy", "signal-sent", side=side, signal=signal)
+
+    def _held_max(self) -> int:
+        """How much a line may hold: its share."""
+        return HELD_BYTES_MAX // (2 * max(1, len(self._live)))

@@ -2,89 +2,131 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-READ_BYTES = 1 << 18
+from .poller import BROKEN, ENDED, READABLE, Poller
+
 LINGER_RESET = struct.pack("ii", 1, 0)
+NOTHING = b""
+DRAIN_BYTES, DRAINS_MAX = 64 << 10, 64
+
+Heard = Callable[[int], None]
 
 
 class SideSocket:
-    """The socket of one side.
+    """The socket of one side. Nothing here waits: `None` says that there is nothing yet.
 
-    Reading and writing are coroutines, so a reader that waits for its writer is the back-pressure;
-    no more than `READ_BYTES` are held in each direction.
+    `heard` is called when something has changed at the socket, with the poller's events.
     """
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket.socket, poller: Poller) -> None:
         opened.setblocking(False)
-        with suppress(OSError):
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if opened.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # A peer whose host is gone must not hold its place for ever.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = opened
-        self._loop = asyncio.get_running_loop()
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._gone = asyncio.Event()
+        self._poller = poller
+        self.heard: Heard = _nobody
+        self.gone = False  # closed or reset by us
         self.finished = False  # we sent FIN
         self.reset_seen = False  # the peer reset it
-        self.bytes_out = 0
+        self.was_heard = False  # it has sent something, or ended
+        self.is_broken = False  # both ways are over, says the kernel
+        self.end_seen = False  # the peer sends nothing after what is there
+        poller.watch(opened, self._changed)
+
+    def _changed(self, events: int) -> None:
+        self.was_heard |= bool(events & READABLE)
+        self.is_broken |= bool(events & BROKEN)
+        self.end_seen |= bool(events & ENDED)
+        self.heard(events)
 
     @property
-    def gone(self) -> bool:
-        """Closed or reset by us."""
-        return self._gone.is_set()
+    def fd(self) -> int:
+        """Its descriptor, while it is not gone."""
+        return self._socket.fileno()
 
-    async def until_gone(self) -> None:
-        """Wait until we have closed or reset it."""
-        await self._gone.wait()
+    @property
+    def takes(self) -> bool:
+        """Bytes for it go somewhere: nobody has ended it."""
+        return not (self.gone or self.finished or self.reset_seen)
 
-    async def read_first(self, count: int) -> bytes:
-        """The first `count` bytes and what came with them; fewer if the peer ends before."""
-        first = b""
-        while len(first) < count and (more := await self.read()):
-            first += more
-        return first
+    def peek(self, count: int) -> bytes | None:
+        """Look at what came first, up to `count` bytes, and leave it there; empty at its end."""
+        return self._received(lambda: self._socket.recv(count, socket.MSG_PEEK))
 
-    async def read(self) -> bytes:
+    def read(self, count: int) -> bytes | None:
         """What the peer sent next; empty at its FIN, its RST, and once this side is gone."""
-        while not (self.gone or self.reset_seen):
-            try:
-                return self._socket.recv(READ_BYTES)
-            except BlockingIOError:
-                await self._ready(self._loop.add_reader, self._loop.remove_reader)
-            except OSError:
-                self.reset_seen = True
-        return b""
+        return self._received(lambda: self._socket.recv(count))
 
-    async def write(self, data: bytes) -> None:
-        """Send all of it; a peer that is gone takes nothing more, and nothing is said of that."""
-        left = memoryview(data)
-        while left and not (self.gone or self.finished or self.reset_seen):
-            try:
-                sent = self._socket.send(left)
-            except BlockingIOError:
-                await self._ready(self._loop.add_writer, self._loop.remove_writer)
-            except OSError:
-                self.reset_seen = True
-            else:
-                self.bytes_out += sent
-                left = left[sent:]
-
-    async def _ready(
-        self, add: Callable[..., object], remove: Callable[[socket.socket], object]
-    ) -> None:
-        """Wait until the socket can be read or written, or is gone."""
-        waiter = self._loop.create_future()
-        self._waiters.add(waiter)
-        add(self._socket, _wake, waiter)
+    def read_into(self, room: memoryview) -> int | None:
+        """Read into `room`; 0 at the peer's FIN, its RST, and once this side is gone."""
+        if self.gone or self.reset_seen:
+            return 0
         try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if not self.gone:
-                remove(self._socket)
+            return self._socket.recv_into(room)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self.reset_seen = True
+            return 0
+
+    def _received(self, receive: Callable[[], bytes]) -> bytes | None:
+        if self.gone or self.reset_seen:
+            return NOTHING
+        try:
+            return receive()
+        except BlockingIOError:
+            return None
+        except OSError:
+            self.reset_seen = True
+            return NOTHING
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Send what the socket takes now, and say how much that was.
+
+        A peer that is gone takes all, and nothing is said of that.
+        """
+        if not self.takes:
+            return len(data)
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.reset_seen = True
+            return len(data)
+
+    def splice_to(self, pipe: int, count: int) -> int | None:
+        """Have the kernel move what came into an empty pipe; as `read_into`."""
+        if self.gone or self.reset_seen:
+            return 0
+        try:
+            return os.splice(self.fd, pipe, count, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self.reset_seen = True
+            return 0
+
+    def splice_from(self, pipe: int, count: int) -> int:
+        """Have the kernel send what is in a pipe; what the socket took of it.
+
+        A peer that is gone takes nothing.
+        """
+        try:
+            return os.splice(pipe, self.fd, count, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.reset_seen = True
+            return 0
 
     def finish(self) -> None:
         """FIN after what was written; the peer may go on sending."""
@@ -96,22 +138,30 @@ class SideSocket:
     def reset(self) -> None:
         """RST at once, whatever is unsent or unread."""
         if not self.gone:
-            with suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            set_to_reset(self._socket)
             self.close()
 
+    def close_in_order(self) -> None:
+        """FIN, and no RST for what came before it; there is one for what comes after."""
+        self.finish()
+        for _ in range(DRAINS_MAX):
+            if not self.read(DRAIN_BYTES):
+                break
+        self.close()
+
     def close(self) -> None:
-        """Give the socket back; who waits for it goes on."""
-        if self.gone:
-            return
-        self._gone.set()
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
-        for waiter in self._waiters:
-            _wake(waiter)
+        """Give the socket back."""
+        if not self.gone:
+            self.gone = True
+            self._poller.forget(self._socket)
+            self._socket.close()
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def set_to_reset(opened: socket.socket) -> None:
+    """Have the socket end with RST when it is closed."""
+    with suppress(OSError):
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+
+
+def _nobody(_events: int) -> None:
+    """Nobody listens yet."""

@@ -13,6 +13,7 @@ from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
+from testbed.proxy.address import TcpAddress
 
 LOOPBACK = "127.0.0.1"
 WITHIN_S = 10
@@ -136,8 +137,8 @@ async def proxied(*faults: Fault) -> AsyncIterator[Rig]:
         proxy = await stack.enter_async_context(
             Proxy.start(
                 namespace=socket,
-                listen=listen,
-                upstream=listener.getsockname(),
+                listen=TcpAddress(*listen),
+                upstream=TcpAddress(*listener.getsockname()),
                 engine=engine,
                 log=log,
             )

@@ -26,6 +26,7 @@ from testbed.fault.plan import (
 )
 from testbed.log import Log
 from testbed.proxy import Proxy, proxy
+from testbed.proxy.address import TcpAddress
 from testbed.wire import build_message
 from testbed.wire.element import MessageType
 
@@ -301,8 +302,8 @@ async def test_a_later_connection_that_has_not_spoken_ends_with_its_destination(
         (b"QEVM\0\0\0\3", "main"),
         (b"\x11\x22\x33\x44\0\0\0\1", "multifd"),
         (b"\x16\x03\x01\x02", "tls"),
-        (b"\0\0\0\0\0\0\x10\x08", "preempt"),
-        (b"what", "main"),
+        (b"\0\0\0\0\0\0\x10\x08", "unknown"),
+        (b"what", "unknown"),
     ],
 )
 async def test_a_connection_is_told_by_its_first_bytes(first: bytes, channel: str) -> None:
@@ -317,7 +318,7 @@ async def test_a_connection_is_told_by_its_first_bytes(first: bytes, channel: st
 async def test_a_refused_connection_onward_resets_the_source_and_is_told() -> None:
     async with proxied() as rig:
         port = free_port()
-        rig.proxy.upstream = (LOOPBACK, port)
+        rig.proxy.upstream = TcpAddress(LOOPBACK, port)
         source = await rig.source()
         await source.send(b"QEVM")
         assert await source.is_reset()
@@ -349,7 +350,7 @@ async def test_leaving_the_block_resets_what_is_open() -> None:
     async with proxied() as rig:
         async with Proxy.start(
             namespace=socket,
-            listen=(LOOPBACK, port := free_port()),
+            listen=TcpAddress(LOOPBACK, port := free_port()),
             upstream=rig.proxy.upstream,
             engine=FaultEngine(),
             log=rig.log,
@@ -369,7 +370,7 @@ async def test_an_address_in_use_is_an_oserror() -> None:
         with pytest.raises(OSError, match="in use"):
             async with Proxy.start(
                 namespace=socket,
-                listen=rig.listen,
+                listen=TcpAddress(*rig.listen),
                 upstream=rig.proxy.upstream,
                 engine=FaultEngine(),
                 log=Log(),
@@ -381,6 +382,8 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "CONNECTIONS_MAX", 1)
     async with proxied() as rig:
         source, destination = await rig.pair(STREAM[:4])
-        assert await (await rig.source()).receive() == b""
+        with pytest.raises(ConnectionResetError):
+            await (await rig.source()).receive()
+        assert (await rig.logged("connections-surplus")).facts == {"open": 1, "reset": 1}
         await source.send(b"on")
         assert await destination.exactly(2) == b"on"

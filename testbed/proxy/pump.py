@@ -1,0 +1,278 @@
+"""One direction of a connection: what one side sends, through the engine, to the other side.
+
+Nothing here waits. A turn reads, has the engine answer, and carries its commands out in order,
+until there is nothing to read or the way on is blocked; who watches the sockets gives the next
+turn. What one side cannot take is not read from the other: that is the back-pressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from testbed.fault.command import Command, HalfClose, Observed, Send
+from testbed.fault.plan import Side
+from testbed.fault.relay import Passing
+
+from .outlet import Outlet
+from .pipes import Pipe, PipePool
+from .recording import Recorder
+from .side import SideSocket
+from .windows import ROOM_BYTES, Pair, WindowPool
+
+READ_BYTES = 64 << 10
+"""At once, of what comes slowly: more would be fresh memory from the kernel, each time."""
+FILLED_MAX = 4
+"""Reads in a row that were full: then the direction gets windows, or a pipe, if there are any."""
+TURN_BYTES = 4 << 20
+"""Then others have their turn."""
+SILENCE_S = 1.0
+"""A side that says nothing for so long will say nothing: what waits for more is decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all pumps of a proxy share."""
+
+    windows: WindowPool = field(default_factory=WindowPool)
+    pipes: PipePool = field(default_factory=PipePool)
+    recorder: Recorder | None = None
+
+
+class Host(Protocol):
+    """The connection that a pump is of."""
+
+    number: int
+    relay: Passing
+
+    @property
+    def outlets(self) -> Mapping[Side, Outlet]:
+        """The ways toward both sides."""
+
+    def act(self, command: Command) -> None:
+        """Carry out a command that sends nothing."""
+
+    def sender_ended(self, sender: Side, how: str) -> None:
+        """That side has ended, by `FIN` or `RST`."""
+
+    def turned(self) -> None:
+        """A pump had its turn."""
+
+    def guarded(self, action: Callable[[], None]) -> Callable[[], None]:
+        """The same, to be called by the event loop; an error in it ends the connection."""
+
+
+class Pump:
+    """Carries what `sender` sends, through `side`, its socket."""
+
+    def __init__(self, host: Host, sender: Side, side: SideSocket, means: Means) -> None:
+        self.received_bytes = 0
+        self.ended = False  # the sender will send no more
+        self.deaf = False  # a fault has it read no more
+        self.blocked = False  # it waits for an outlet
+        self._host = host
+        self._relay = host.relay
+        self._sender = sender
+        self._side = side
+        self._outlet = host.outlets[other(sender)]
+        self._means = means
+        self._recorder = means.recorder
+        self._pair: Pair | None = None
+        self._pipe: Pipe | None = None
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Command] = deque()
+        self._filled = 0  # reads in a row that were full
+        self._busy = False
+        self._reset = False
+        self._waits_since: float | None = None  # for the sender
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn_later = host.guarded(self.turn)
+        self._silent_later = host.guarded(self._silent)
+
+    @property
+    def is_over(self) -> bool:
+        """The sender has ended, and all that came of it is done with."""
+        return self.ended and not self._queue
+
+    def turn(self) -> None:
+        """Go on, as far as it goes now."""
+        if self._busy:
+            return
+        self._busy, self._waits_since = True, None
+        try:
+            self._go_on()
+        finally:
+            self._busy = False
+        self._host.turned()
+
+    def reset(self) -> None:
+        """The sender has reset the connection, seen while writing to it: pass it on, once."""
+        if not self._reset:
+            self._sender_ended()
+            self.turn()
+
+    def close(self) -> None:
+        """It is over; give back what it used."""
+        self.ended = True
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pair is not None:
+            self._means.windows.give_back(self._pair)
+        if self._pipe is not None:
+            self._means.pipes.give_back(self._pipe)
+        self._pair = self._pipe = None
+
+    def _go_on(self) -> None:
+        budget = TURN_BYTES
+        while self._carry_out():
+            if self.ended:
+                return
+            if self._side.gone or self.deaf:
+                self._stop()
+                return
+            count = self._read()
+            if count is None:
+                self._wait()
+                return
+            self.received_bytes += count
+            if not count:
+                self._sender_ended()
+                continue
+            budget -= count
+            if budget <= 0:
+                self._loop.call_soon(self._turn_later)
+                return
+
+    def _stop(self) -> None:
+        """A fault reads no more of it. The other side is not told of its end, but it does end."""
+        if self._side.gone or self._side.is_broken:
+            self.ended = True
+            self._facts(self._relay.ended(self._sender))
+            self._carry_out()
+
+    # Reading
+
+    def _read(self) -> int | None:
+        """Read what came and have the engine answer; 0: no more will come; None: not yet."""
+        if self._filled < FILLED_MAX:
+            return self._read_little()
+        if self._recorder is None and self._outlet.is_clear and self._is_passing():
+            self._pipe = self._pipe or self._means.pipes.take()
+            if self._pipe is not None:
+                return self._counted(self._pipe.fill(self._side))
+        self._pair = self._pair or self._means.windows.take()
+        return self._read_much(self._pair) if self._pair is not None else self._read_little()
+
+    def _is_passing(self) -> bool:
+        return self._relay.is_passing(self._sender)
+
+    def _read_little(self) -> int | None:
+        data = self._side.read(READ_BYTES)
+        if data:
+            if self._recorder is not None:
+                self._recorder.received(self._host.number, self._sender, data)
+            self._queue.extend(self._relay.received(self._sender, data))
+        return self._counted(None if data is None else len(data))
+
+    def _read_much(self, pair: Pair) -> int | None:
+        window = pair.current
+        count = self._side.read_into(window.room)
+        if count:
+            if self._recorder is not None:
+                self._recorder.received(self._host.number, self._sender, window.room[:count])
+            start, end = ROOM_BYTES, ROOM_BYTES + count
+            self._queue.extend(self._relay.received_window(self._sender, window.buffer, start, end))
+            pair.turn()
+        return self._counted(count)
+
+    def _counted(self, count: int | None) -> int | None:
+        """Note if that was all there was."""
+        if count is not None and count >= READ_BYTES:
+            self._filled += 1
+        elif count is not None:
+            self._filled = 0
+        return count
+
+    def _sender_ended(self) -> None:
+        self.ended = True
+        if self._side.reset_seen:
+            self._reset = True
+            self._host.sender_ended(self._sender, "RST")
+            self._end(self._relay.was_reset(self._sender))
+        else:
+            self._host.sender_ended(self._sender, "FIN")
+            self._end(self._relay.ended(self._sender))
+
+    def _end(self, commands: Iterable[Command]) -> None:
+        if self._outlet.is_dark:
+            self._facts(commands)  # what is dark hides the end
+        else:
+            self._queue.extend(commands)
+
+    def _facts(self, commands: Iterable[Command]) -> None:
+        self._queue.extend(each for each in commands if isinstance(each, Observed))
+
+    # Carrying out
+
+    def _carry_out(self) -> bool:
+        """Carry out what the engine said; false if something of it must wait."""
+        self.blocked = True
+        if self._pipe is not None and self._pipe.held_bytes and not self._empty(self._pipe):
+            return False
+        while self._queue:
+            command = self._queue[0]
+            if isinstance(command, Send | HalfClose):
+                outlet = self._host.outlets[command.toward]
+                if outlet.is_blocked:
+                    return False
+                self._queue.popleft()
+                if isinstance(command, HalfClose):
+                    outlet.finish()
+                elif outlet is self._outlet:
+                    outlet.write(command.data)
+                else:
+                    outlet.write(bytes(command.data))  # its windows are not ours
+            else:
+                self._queue.popleft()
+                self._host.act(command)
+        self.blocked = self._outlet.is_blocked
+        return not self.blocked
+
+    def _empty(self, pipe: Pipe) -> bool:
+        """Have the socket take what is in the pipe; false if it has not taken all."""
+        if self._outlet.is_stalled:
+            return False
+        self._outlet.spliced(pipe.drain(self._outlet.side))
+        return not pipe.held_bytes
+
+    # Silence
+
+    def _wait(self) -> None:
+        """The sender has nothing now; its silence is told while something waits for more."""
+        if self._relay.undecided(self._sender):
+            self._waits_since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(SILENCE_S, self._silent_later)
+
+    def _silent(self) -> None:
+        """Time has passed; maybe without a byte."""
+        self._timer = None
+        if self._waits_since is None or self.ended:
+            return
+        left = self._waits_since + SILENCE_S - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._silent_later)
+        else:
+            self._waits_since = None
+            self._queue.extend(self._relay.silence(self._sender))
+            self._carry_out()
+            self._host.turned()
+
+
+def other(side: Side) -> Side:
+    """The side that faces it."""
+    return Side.DESTINATION if side is Side.SOURCE else Side.SOURCE
