@@ -17,6 +17,9 @@ from .base import MachineSpec
 DISK_BYTES_MIN = 1 << 20
 """SeaBIOS reads the boot sector by cylinder, head and sector: a smaller disk has no cylinder."""
 
+DISPLAYS = frozenset({"-display", "-nographic", "-vnc", "-spice", "-sdl", "-curses"})
+"""Options that say where the guest's screen is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
@@ -73,6 +76,24 @@ def command_line(
         arguments.append("-S")
     if incoming:
         arguments += ["-incoming", "defer"]
+    return arguments
+
+
+def given_command_line(command: Sequence[str], qmp: int) -> list[str]:
+    """Return the command line of a destination whose machine is all in its command.
+
+    Args:
+        command: the binary with its arguments.
+        qmp: a connected AF_UNIX socket that it inherits.
+    """
+    arguments = [
+        *command,
+        *("-chardev", f"socket,id=testbed-qmp,fd={qmp}"),
+        *("-mon", "chardev=testbed-qmp,mode=control"),
+        *("-S", "-incoming", "defer"),
+    ]
+    if not DISPLAYS.intersection(word.replace("--", "-", 1) for word in command):
+        arguments += ["-display", "none"]
     return arguments
 
 

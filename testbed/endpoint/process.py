@@ -178,7 +178,9 @@ class Process:
         os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
         self._kill_group()  # what it may have left behind
         status = self._popen.wait()
-        how: dict[str, Any] = {"status": status} if status >= 0 else {"signal": _name(-status)}
+        how: dict[str, Any] = (
+            {"status": status} if status >= 0 else {"signal": signal_name(-status)}
+        )
         self._log.write(self._side, "process-ended", **how, asked=self.asked_to_end)
         self._exited.set()
 
@@ -244,7 +246,8 @@ def _spawn(
         ) from error
 
 
-def _name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """`SIGKILL` of 9; a real-time signal has a number."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal

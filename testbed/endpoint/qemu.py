@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.log import Log, WaitExpired
 
 from .base import Endpoint, EndpointError, MachineSpec, QmpRefused
-from .command_line import Inherited, boot_disk, command_line
+from .command_line import Inherited, boot_disk, command_line, given_command_line
 from .kvm import choose_accelerator
 from .process import Process
 from .program import DEFAULT_QEMU
@@ -99,12 +99,52 @@ class Qemu(Endpoint):
                 # Once the only copies are its own, its end is the end of each connection.
                 theirs.close()
                 endpoint = cls(side, argv, process, qmp)
-                try:
-                    await endpoint._greet(sockets[0], opens_within_s)
+                async with endpoint._driven(sockets[0], opens_within_s):
                     await endpoint.configure(capabilities or {}, parameters or {})
                     yield endpoint
-                finally:
-                    await endpoint._end()
+
+    @classmethod
+    @asynccontextmanager
+    async def start_given(
+        cls,
+        side: str,
+        command: Sequence[str],
+        *,
+        log: Log,
+        opens_within_s: float = QMP_OPENS_WITHIN_S,
+    ) -> AsyncIterator[Qemu]:
+        """Start a QEMU whose machine its command line gives; it waits for `migrate-incoming`.
+
+        Only what it takes to drive it is added: a QMP socket of its own, `-incoming defer`, `-S`,
+        and no window unless one is asked for. Its guest runs when it is told to (`cont`).
+
+        Args:
+            side: its actor in the log.
+            command: the binary with all of its arguments.
+            log: where all that it says goes.
+            opens_within_s: bound on the time until QMP answers.
+
+        Raises:
+            EndpointError: it is not there, ended at once, or never opened QMP.
+        """
+        qmp = QmpSession(side, log)
+        with ExitStack() as ours, ExitStack() as theirs:
+            our_qmp, its_qmp = _socket_pair(ours, theirs)
+            argv = given_command_line(command, its_qmp.fileno())
+            async with Process.start(side, argv, log=log, inherited=(its_qmp.fileno(),)) as process:
+                theirs.close()
+                endpoint = cls(side, argv, process, qmp)
+                async with endpoint._driven(our_qmp, opens_within_s):
+                    yield endpoint
+
+    @asynccontextmanager
+    async def _driven(self, qmp: socket.socket, opens_within_s: float) -> AsyncIterator[None]:
+        """Greet it, and see to its end."""
+        try:
+            await self._greet(qmp, opens_within_s)
+            yield
+        finally:
+            await self._end()
 
     @property
     def pid(self) -> int:
@@ -228,13 +268,15 @@ def _connect(
     ours: ExitStack, theirs: ExitStack, boot_image: bytes | None, tap_fd: int | None
 ) -> tuple[tuple[socket.socket, socket.socket], Inherited]:
     """Make what is between us and it: our ends of QMP and serial line, and what it inherits."""
-    our_qmp, its_qmp = socket.socketpair()
-    our_serial, its_serial = socket.socketpair()
-    for end in (our_qmp, our_serial):
-        end.setblocking(False)
-        ours.enter_context(end)
-    for end in (its_qmp, its_serial):
-        theirs.enter_context(end)
+    our_qmp, its_qmp = _socket_pair(ours, theirs)
+    our_serial, its_serial = _socket_pair(ours, theirs)
     disk = None if boot_image is None else theirs.enter_context(boot_disk(boot_image))
     inherited = Inherited(its_qmp.fileno(), its_serial.fileno(), disk, tap_fd)
     return (our_qmp, our_serial), inherited
+
+
+def _socket_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Our end of a connection, which does not block, and its end."""
+    our_end, its_end = socket.socketpair()
+    our_end.setblocking(False)
+    return ours.enter_context(our_end), theirs.enter_context(its_end)

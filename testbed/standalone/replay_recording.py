@@ -1,0 +1,234 @@
+"""What can be replayed: the connections of one migration, from whatever holds them.
+
+A recording of `testbed proxy --record` has all of them, with the time of each chunk; a raw stream,
+packed or not, has one, without times; a capture has both. Each connection's bytes lie in a regular
+file that can be read at any place: what comes packed, through a pipe or in packets is put into an
+unnamed temporary one first.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+from testbed.decode.channels import SourceChannel, SourceError
+from testbed.decode.sources import SPOOLED_BYTES_MAX, open_source
+from testbed.proxy.recording import Direction, Recording, RecordingError
+from testbed.wire import ChannelKind, channel_of
+from testbed.wire.identify import FIRST_BYTES
+
+CONNECTIONS_MAX = 256
+"""Of one migration; a source opens three and as many as it has multifd channels."""
+
+
+class ReplayError(Exception):
+    """What was named cannot be replayed: a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """When the bytes of a connection came: those before `ends[n]` had come at `at_s[n]`."""
+
+    ends: Sequence[int] = ()
+    at_s: Sequence[float] = ()
+
+    def before(self, at_s: float) -> int:
+        """How many bytes had come before that moment."""
+        count = bisect_right(self.at_s, at_s)
+        return self.ends[count - 1] if count else 0
+
+    def when(self, offset: int) -> float | None:
+        """When the byte at that offset had come; None: nothing tells."""
+        at = bisect_right(self.ends, offset)
+        return self.at_s[at] if at < len(self.at_s) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConnection:
+    """One connection: what the source sent on it.
+
+    `opens_after` says, of connections that were there before, how many bytes each had carried when
+    this one was opened.
+    """
+
+    number: int
+    kind: ChannelKind | None  # None: nothing that we know, or too few bytes to tell
+    size_bytes: int
+    file: IO[bytes]  # regular, unbuffered
+    opened_at_s: float = 0.0
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    opens_after: dict[int, int] = field(default_factory=dict)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Its bytes from `start` on, up to `end`.
+
+        Raises:
+            ReplayError: they cannot be read any more.
+        """
+        try:
+            data = os.pread(self.file.fileno(), end - start, start)
+        except OSError as error:
+            what = f"connection {self.number}: cannot be read: {error.strerror}"
+            raise ReplayError(what) from error
+        if len(data) != end - start:
+            raise ReplayError(f"connection {self.number}: its file was cut while it was read")
+        return data
+
+    @property
+    def channel(self) -> str:
+        """What it carries, for people."""
+        return "unknown" if self.kind is None else self.kind.value
+
+
+@dataclass(frozen=True, slots=True)
+class Replayable:
+    """One migration: its connections in the order in which they were opened; good for a block."""
+
+    name: str
+    connections: tuple[ReplayConnection, ...]
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def replayable(path: str, migration: int | None = None) -> Iterator[Replayable]:
+    """Open what is to be replayed until the block ends.
+
+    Args:
+        path: a folder that `testbed proxy --record` wrote; or a stream or a capture, a file or `-`.
+        migration: which one of a recording of several, counted from 1.
+
+    Raises:
+        ReplayError: it cannot be read, is no migration, or not one that can be replayed.
+    """
+    with ExitStack() as stack:
+        notes: tuple[str, ...] = ()
+        try:
+            if path != "-" and Path(path).is_dir():
+                found = _recorded(Path(path), stack)
+            else:
+                source = stack.enter_context(open_source(path))
+                channels = enumerate(source.channels, 1)
+                found = [_spooled(channel, number, stack) for number, channel in channels]
+                notes = source.notes
+        except (RecordingError, SourceError) as error:
+            raise ReplayError(str(error)) from error
+        except OSError as error:
+            raise ReplayError(f"{path}: cannot be read: {error.strerror}") from error
+        connections = _one_migration(path, found, migration)
+        for connection in connections:
+            _check(path, connection)
+        yield Replayable(path, tuple(_gated(connections)), notes)
+
+
+def _recorded(folder: Path, stack: ExitStack) -> list[ReplayConnection]:
+    recording = Recording.open(folder)
+    ends: dict[int, list[int]] = {number: [] for number in recording.connections}
+    times: dict[int, list[float]] = {number: [] for number in recording.connections}
+    for arrival in recording.arrivals(Direction.FORWARD):
+        ends[arrival.connection].append(arrival.end)
+        times[arrival.connection].append(arrival.at_s)
+    found = []
+    for number, each in recording.connections.items():
+        size = each.length[Direction.FORWARD]
+        path = recording.file(number, Direction.FORWARD) if size else Path(os.devnull)
+        file = stack.enter_context(path.open("rb", buffering=0))
+        arrivals = Arrivals(ends[number], times[number])
+        found.append(_connection(number, file, size, each.opened_at_s, arrivals))
+    return found
+
+
+def _spooled(channel: SourceChannel, number: int, stack: ExitStack) -> ReplayConnection:
+    if channel.fd is not None and channel.total_bytes is not None:
+        file = stack.enter_context(os.fdopen(os.dup(channel.fd), "rb", buffering=0))
+        return _connection(number, file, channel.total_bytes, 0.0, Arrivals())
+    spool: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+    size = 0
+    ends: list[int] = []
+    times: list[float] = []
+    for chunk in channel.chunks():
+        if chunk.missing_bytes:
+            raise ReplayError(
+                f"{channel.name}: {chunk.missing_bytes} bytes at offset {size:#x} are missing in "
+                "the capture: a stream with a hole cannot be replayed"
+            )
+        spool.write(chunk.data)
+        size += len(chunk.data)
+        if size > SPOOLED_BYTES_MAX:
+            raise ReplayError(f"{channel.name}: more than {SPOOLED_BYTES_MAX} bytes")
+        if chunk.at_s is not None:
+            ends.append(size)
+            times.append(chunk.at_s)
+    return _connection(number, spool, size, times[0] if times else 0.0, Arrivals(ends, times))
+
+
+def _connection(
+    number: int, file: IO[bytes], size_bytes: int, opened_at_s: float, arrivals: Arrivals
+) -> ReplayConnection:
+    kind = channel_of(os.pread(file.fileno(), FIRST_BYTES, 0)) if size_bytes else None
+    return ReplayConnection(number, kind, size_bytes, file, opened_at_s, arrivals)
+
+
+def _one_migration(
+    path: str, found: list[ReplayConnection], migration: int | None
+) -> list[ReplayConnection]:
+    """The connections of the migration that is meant: each main channel begins another."""
+    begins = [at for at, each in enumerate(found) if each.kind is ChannelKind.MAIN] or [0]
+    begins[0] = 0
+    bounds = list(zip(begins, [*begins[1:], len(found)], strict=True))
+    if migration is None and len(bounds) > 1:
+        raise ReplayError(
+            f"{path}: {len(bounds)} migrations; say which one: --migration 1 to {len(bounds)}"
+        )
+    number = migration or 1
+    if number > len(bounds):
+        raise ReplayError(f"{path}: no migration {number}: there is {len(bounds)}")
+    first, end = bounds[number - 1]
+    chosen = found[first:end]
+    if not any(each.size_bytes for each in chosen):
+        raise ReplayError(f"{path}: holds not a byte that a source sent")
+    if len(chosen) > CONNECTIONS_MAX:
+        raise ReplayError(f"{path}: more than {CONNECTIONS_MAX} connections in one migration")
+    return chosen
+
+
+def _check(path: str, connection: ReplayConnection) -> None:
+    if connection.kind is ChannelKind.TLS:
+        raise ReplayError(
+            f"{path}: connection {connection.number} is encrypted by TLS: nobody but the two who "
+            "negotiated its keys could read it, so it cannot be replayed"
+        )
+    if connection.kind is ChannelKind.RETURN_PATH:
+        raise ReplayError(
+            f"{path}: a return path, what a destination sent; replayed is what a source sent"
+        )
+
+
+def _gated(connections: Sequence[ReplayConnection]) -> Iterator[ReplayConnection]:
+    for at, each in enumerate(connections):
+        after = {
+            earlier.number: carried
+            for earlier in connections[:at]
+            if (carried := earlier.arrivals.before(each.opened_at_s))
+        }
+        yield ReplayConnection(
+            each.number,
+            each.kind,
+            each.size_bytes,
+            each.file,
+            each.opened_at_s,
+            each.arrivals,
+            after,
+        )
+
+
+def began_at_s(connections: Sequence[ReplayConnection]) -> float:
+    """The earliest time that a recording tells of these connections."""
+    times = chain.from_iterable((each.opened_at_s, *each.arrivals.at_s[:1]) for each in connections)
+    return min(times, default=0.0)
