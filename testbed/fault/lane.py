@@ -68,7 +68,7 @@ class Lane(Generic[Parser]):
         self._ledger = ledger
         self._known = Known(postcopy=postcopy)
         self._direction = FORWARD if toward is Side.DESTINATION else RETURN_PATH
-        self._watch = Watch(self._direction)
+        self.watch = Watch(self._direction)
         self._live_ended = False  # an END section has passed: FULL ones are the device phase
         self._tail = bytearray()  # came in, in no element yet; kept while armed
         self._ahead = 0  # bytes of it that have gone on already
@@ -151,7 +151,7 @@ class Lane(Generic[Parser]):
         self._ended = True
         commands = self._elements(self.parser.end())
         commands += [*self._release(), *self._flush()]
-        commands.append(Observed(*self._watch.totals(self.parser.seen())))
+        commands.append(Observed(*self.watch.totals(self.parser.seen())))
         return _joined(commands)
 
     # Elements on their way
@@ -160,16 +160,16 @@ class Lane(Generic[Parser]):
         commands: list[Command] = []
         for element in elements:
             if type(element.value) is RamPage:  # nearly all of them
-                self._watch.page(element.value)
+                self.watch.page(element.value)
             elif type(element.value) is PageRun:
-                self._watch.run(element.value)
+                self.watch.run(element.value)
             else:
-                commands += [Observed(*fact) for fact in self._watch.element(element)]
+                commands += [Observed(*fact) for fact in self.watch.element(element)]
                 self._note(element)
             if self._tail:
                 commands += self._pass_or_hold(element)
         phase = str(self.parser.phase) if isinstance(self.parser, MainChannel) else None
-        progress = self._watch.progress(self.parser.fed, phase)
+        progress = self.watch.progress(self.parser.fed, phase)
         return commands + [Observed(*fact) for fact in progress]
 
     def _note(self, element: Element) -> None:

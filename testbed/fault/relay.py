@@ -11,6 +11,7 @@ from .command import Command, End, HalfClose, Observed, Send
 from .edit import connection_commands
 from .lane import Lane
 from .plan import Fault, Side, Truncate
+from .watch import Watch
 
 Due = tuple[Fault, str]
 """A fault whose state has come, and what was reported."""
@@ -19,10 +20,17 @@ Due = tuple[Fault, str]
 class Passing:
     """A connection that nobody parses: bytes and ends go on as they come.
 
-    `opening` are commands to be carried out before anything passes.
+    `opening` are commands to be carried out before anything passes. `watch` is what sees the bytes
+    of the source, and `phase` where a main channel is; None where nobody parses.
     """
 
     opening: Sequence[Command] = ()
+    watch: Watch | None = None
+
+    @property
+    def phase(self) -> str | None:
+        """Of a main channel's parser: see `testbed.wire`."""
+        return None
 
     def received(self, sender: Side, data: bytes) -> list[Command]:
         """Bytes came from that side."""
@@ -74,7 +82,13 @@ class Relay(Passing):
         self.number = number
         self.forward = forward
         self.backward = backward
+        self.watch = forward.watch
         self.opening = self.strike(due)
+
+    @property
+    def phase(self) -> str | None:
+        """Of the main channel's parser."""
+        return str(self.forward.parser.phase)
 
     @property
     def is_over(self) -> bool:

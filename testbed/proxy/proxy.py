@@ -65,6 +65,7 @@ class Proxy:
         on_signal: Callable[[Side, str], None] | None,
         on_connection: Callable[[Connection], None] | None,
         finds_attempts: bool,
+        peeks: bool,
     ) -> None:
         self.upstream = upstream
         self.engine = engine
@@ -75,6 +76,8 @@ class Proxy:
         self._on_signal = on_signal
         self._on_connection = on_connection
         self._finds_attempts = finds_attempts
+        self._peeks = peeks
+        self._retired = False
         self._around = Surroundings(
             log=log,
             means=self._means,
@@ -105,6 +108,7 @@ class Proxy:
         on_signal: Callable[[Side, str], None] | None = None,
         on_connection: Callable[[Connection], None] | None = None,
         finds_attempts: bool = False,
+        peeks: bool = True,
     ) -> AsyncIterator[Proxy]:
         """Listen until the block ends; what is still open then is reset.
 
@@ -119,6 +123,8 @@ class Proxy:
             on_connection: is given each connection before a byte of it passes.
             finds_attempts: a file header after the attempt's own begins the next attempt; else
                 only `next_attempt` does.
+            peeks: False for connections that are no migration's: each goes onward at once, as
+                nobody tells what it is, because its server may speak first (NBD).
 
         Raises:
             OSError: the address cannot be listened on.
@@ -136,6 +142,7 @@ class Proxy:
                 on_signal=on_signal,
                 on_connection=on_connection,
                 finds_attempts=finds_attempts,
+                peeks=peeks,
             )
             with (
                 closing(proxy._means.pipes),
@@ -166,6 +173,17 @@ class Proxy:
         self._begin_attempt()
         self._await_next(anew=True)
 
+    def attempt_over(self) -> None:
+        """The migration is over, what comes now is another one; nothing is reset."""
+        self.engine.next_attempt()
+        self._begin_attempt()
+        self._await_next(anew=True)
+
+    def retire(self) -> None:
+        """Take no more connections; those that are open go on."""
+        self._retired = True
+        self._listener.refuse(None)
+
     def observed(self, side: Side, event: str, status: str | None = None) -> None:
         """Tell the engine what QMP reported; what it answers happens at once."""
         for nth, commands in self.engine.observed(side, event, status):
@@ -195,7 +213,7 @@ class Proxy:
         for command in self.engine.awaiting(self._came + 1):
             stopped |= isinstance(command, StopListening)
             self._elsewhere(command)
-        if anew and not stopped:
+        if anew and not (stopped or self._retired):
             self._listener.listen()
 
     async def _serve(self) -> None:
@@ -265,6 +283,8 @@ class Proxy:
         """Wait until it may go onward; false if it never may."""
         if not await self._is_past_faults(connection):
             return False
+        if not self._peeks:
+            return True
         source = connection.source
 
         def may_go() -> bool:
@@ -315,6 +335,9 @@ class Proxy:
         connection.join(destination)
         admission.went(connection.number)
         self._tell_waiting()
+        if not self._peeks:
+            await connection.run(self.engine.connection(connection.nth, None))
+            return
         await connection.until(
             lambda: connection.first_bytes(FIRST_BYTES) is not None or destination.was_heard,
             SILENCE_S,
@@ -366,20 +389,22 @@ class Proxy:
             kind = None
         if kind is ChannelKind.MAIN:
             if self._had_main and self._finds_attempts:
-                self._found_attempt(connection)
+                self.engine.next_attempt()
+                self._came, self._of_attempt = 0, {}
             self._had_main = True
+        if connection.attempt != self.engine.attempt:
+            self._move(connection)
         connection.channel = kind
         number, channel = connection.number, kind or "unknown"
         self._log.write("proxy", "connection-identified", connection=number, channel=channel)
         if kind is None:
             self._tell_stray(connection, first, FIRST if connection.nth == 1 else LATER)
 
-    def _found_attempt(self, connection: Connection) -> None:
-        """That connection begins another attempt: it is its first one."""
-        self.engine.next_attempt()
-        connection.nth, connection.attempt = 1, self.engine.attempt
-        self._of_attempt = {1: connection}
-        self._came = 1
+    def _move(self, connection: Connection) -> None:
+        """That connection came before it was known that it is of another attempt."""
+        self._came += 1
+        connection.nth, connection.attempt = self._came, self.engine.attempt
+        self._of_attempt[connection.nth] = connection
 
     def _tell_stray(self, connection: Connection, first: bytes, meaning: str) -> None:
         self._log.write(
@@ -400,7 +425,7 @@ class Proxy:
             case Signalled(side=side, signal=signal):
                 self._signal(side, signal)
             case StopListening(for_s=for_s):
-                self._listener.refuse(for_s)
+                self._listener.refuse(None if self._retired else for_s)
             case Observed(kind=kind, facts=facts):
                 self._log.write("proxy", kind, **facts)
             case _:

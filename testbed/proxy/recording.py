@@ -91,7 +91,7 @@ class FolderRecorder:
     def __init__(
         self,
         folder: Path,
-        on_stopped: Callable[[str], None],
+        on_stopped: Callable[[str], object],
         *,
         bytes_max: int | None = None,
         clock: Callable[[], float] = time.monotonic,
