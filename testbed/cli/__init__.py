@@ -12,6 +12,7 @@ import click
 
 from .decode import decode_command, dump_layout_command
 from .doctor import doctor_command
+from .explain import explain_command
 from .library import check_command, list_command
 from .model import model_command
 from .run import run_command
@@ -44,6 +45,7 @@ for _command in (
     run_command,
     list_command,
     check_command,
+    explain_command,
     doctor_command,
     decode_command,
     dump_layout_command,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .shared import PATH, loaded
+from .shared import PATH, loaded, loaded_or_faults
 
 LIBRARY = Path(__file__).parents[2] / "scenarios"
 
@@ -23,6 +23,12 @@ def list_command(files: tuple[Path, ...]) -> None:
 @click.command("check")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 def check_command(files: tuple[Path, ...]) -> None:
-    """Check scenario files, and run nothing."""
-    scenarios = loaded(files)
-    click.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}: nothing wrong")
+    """Check scenario files and files of faults alone, and run nothing."""
+    from testbed.scenario.scenario import Scenario
+
+    found = loaded_or_faults(files)
+    scenarios = sum(isinstance(each, Scenario) for each in found)
+    alone = len(found) - scenarios
+    counts = [f"{scenarios} scenario{'s' * (scenarios != 1)}"] if scenarios else []
+    counts += [f"{alone} file{'s' * (alone != 1)} of faults"] if alone else []
+    click.echo(f"{', '.join(counts)}: nothing wrong")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:  # each command waits only for what it needs
+    from testbed.scenario.faults_file import FaultsFile
     from testbed.scenario.scenario import Scenario
 
 EXIT_FAILED = 1
@@ -21,6 +22,7 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 QEMU = "qemu-system-x86_64"
 PATH = click.Path(path_type=Path)
+T = TypeVar("T")
 
 
 def usage(message: str) -> NoReturn:
@@ -31,20 +33,37 @@ def usage(message: str) -> NoReturn:
 
 def loaded(paths: Sequence[Path]) -> list[Scenario]:
     """Every scenario of the paths; what is wrong with any of them is said, all of it."""
-    from testbed.scenario.load import ScenarioError, find, load
+    from testbed.scenario.load import load
 
-    scenarios, wrong = [], []
+    return _all_of(paths, load)
+
+
+def loaded_or_faults(paths: Sequence[Path]) -> list[Scenario | FaultsFile]:
+    """Every scenario and every file of faults alone, likewise."""
+    from testbed.scenario.faults_file import is_faults_file, load_faults
+    from testbed.scenario.load import load
+
+    def either(path: Path) -> Scenario | FaultsFile:
+        return load_faults(path) if is_faults_file(path) else load(path)
+
+    return _all_of(paths, either)
+
+
+def _all_of(paths: Sequence[Path], load: Callable[[Path], T]) -> list[T]:
+    from testbed.scenario.load import ScenarioError, find
+
+    found, wrong = [], []
     try:
         for path in find(paths):
             try:
-                scenarios.append(load(path))
+                found.append(load(path))
             except ScenarioError as error:
                 wrong.append(str(error))
     except ScenarioError as error:
         wrong.append(str(error))
     if wrong:
         usage("\n".join(wrong))
-    return scenarios
+    return found
 
 
 def command_words(option: str, text: str) -> tuple[str, ...]:

@@ -153,6 +153,11 @@ class Console:
             f"{len(results)} scenario{'s' * (len(results) != 1)}: {counts} in {total:.1f} s"
         )
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Lines as they are."""
+        for line in lines:
+            self._rich.print(line)
+
     def listing(self, scenarios: Iterable[Scenario]) -> None:
         """A line for each scenario."""
         for scenario in scenarios:

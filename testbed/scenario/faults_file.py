@@ -66,6 +66,15 @@ def load_faults(path: Path) -> FaultsFile:
     return FaultsFile(path, faults, model.seed, model.description)
 
 
+def is_faults_file(path: Path) -> bool:
+    """True for a file that has `faults` and nothing that makes a scenario of it."""
+    try:
+        written = Document(path).value()
+    except ScenarioError:
+        return False
+    return "faults" in written and not {"mode", "expect"} & written.keys()
+
+
 def parse_fault(value: Any, name: str) -> plan.Fault:
     """One fault of plain values, as JSON has them: what stands in a file's list of faults.
 
