@@ -103,7 +103,7 @@ class Listener:
             if self._family == socket.AF_INET6 and self._place[0] == "":
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             if isinstance(self._place, str):
-                _remove_stale(self._place)
+                remove_stale(self._place)
             else:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(self._place)
@@ -160,7 +160,7 @@ def error_text(error: OSError) -> str:
     return f"{errno.errorcode.get(error.errno, error.errno)} {os.strerror(error.errno)}"
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket that a process left behind that is gone; never one that is in use."""
     with suppress(OSError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -50,7 +50,8 @@ HELD_BYTES_MAX = 48 << 20
 class Proxy:
     """Every migration connection of a run passes here; made by `Proxy.start`.
 
-    `upstream` is where the destination listens; it may be changed, for connections to come.
+    `upstream` is where the destination listens, and `on_connection` is given each connection before
+    a byte of it passes; both may be changed, for connections to come.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Proxy:
         on_connection: Callable[[Connection], None] | None,
         finds_attempts: bool,
         peeks: bool,
+        silent_after_s: float | None,
     ) -> None:
         self.upstream = upstream
         self.engine = engine
@@ -74,10 +76,11 @@ class Proxy:
         self._poller = poller
         self._means = Means(recorder=recorder)
         self._on_signal = on_signal
-        self._on_connection = on_connection
+        self.on_connection = on_connection
         self._finds_attempts = finds_attempts
         self._peeks = peeks
-        self._retired = False
+        self._silent_after_s = silent_after_s
+        self._is_shut = False  # whatever faults say
         self._around = Surroundings(
             log=log,
             means=self._means,
@@ -109,6 +112,7 @@ class Proxy:
         on_connection: Callable[[Connection], None] | None = None,
         finds_attempts: bool = False,
         peeks: bool = True,
+        silent_after_s: float | None = None,
     ) -> AsyncIterator[Proxy]:
         """Listen until the block ends; what is still open then is reset.
 
@@ -125,6 +129,8 @@ class Proxy:
                 only `next_attempt` does.
             peeks: False for connections that are no migration's: each goes onward at once, as
                 nobody tells what it is, because its server may speak first (NBD).
+            silent_after_s: a connection that has said nothing for so long goes onward all the same,
+                as its server may speak first; None: it is reset in the end.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -143,6 +149,7 @@ class Proxy:
                 on_connection=on_connection,
                 finds_attempts=finds_attempts,
                 peeks=peeks,
+                silent_after_s=silent_after_s,
             )
             with (
                 closing(proxy._means.pipes),
@@ -179,10 +186,21 @@ class Proxy:
         self._begin_attempt()
         self._await_next(anew=True)
 
+    def rearm(self, engine: FaultEngine) -> None:
+        """Have other faults; what comes now is the first attempt of theirs; nothing is reset."""
+        self.engine = engine
+        self._begin_attempt()
+        self._await_next(anew=True)
+
     def retire(self) -> None:
-        """Take no more connections; those that are open go on."""
-        self._retired = True
+        """Take no more connections, until `reopen`; those that are open go on."""
+        self._is_shut = True
         self._listener.refuse(None)
+
+    def reopen(self) -> None:
+        """Take connections again."""
+        self._is_shut = False
+        self._listener.listen()
 
     def observed(self, side: Side, event: str, status: str | None = None) -> None:
         """Tell the engine what QMP reported; what it answers happens at once."""
@@ -213,7 +231,7 @@ class Proxy:
         for command in self.engine.awaiting(self._came + 1):
             stopped |= isinstance(command, StopListening)
             self._elsewhere(command)
-        if anew and not (stopped or self._retired):
+        if anew and not (stopped or self._is_shut):
             self._listener.listen()
 
     async def _serve(self) -> None:
@@ -260,8 +278,8 @@ class Proxy:
         try:
             if self._means.recorder is not None:
                 self._means.recorder.opened(number)
-            if self._on_connection is not None:
-                self._on_connection(connection)
+            if self.on_connection is not None:
+                self.on_connection(connection)
             if await self._is_let_in(connection, admission):
                 await self._relay(connection, admission)
         finally:
@@ -297,7 +315,9 @@ class Proxy:
         def has_ended() -> bool:
             return connection.first_bytes(FIRST_BYTES) == b"" and not may_go()
 
-        if not await connection.until(has_spoken, SPEAKS_WITHIN_S):
+        if not await connection.until(has_spoken, self._silent_after_s or SPEAKS_WITHIN_S):
+            if self._silent_after_s is not None:
+                return True
             self._tell_stray(connection, b"", NOTHING_FIRST)
             connection.abort()
             return False
@@ -425,7 +445,7 @@ class Proxy:
             case Signalled(side=side, signal=signal):
                 self._signal(side, signal)
             case StopListening(for_s=for_s):
-                self._listener.refuse(None if self._retired else for_s)
+                self._listener.refuse(None if self._is_shut else for_s)
             case Observed(kind=kind, facts=facts):
                 self._log.write("proxy", kind, **facts)
             case _:
