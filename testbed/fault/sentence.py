@@ -188,14 +188,15 @@ def _amount(place: plan.BlockPlace) -> str:
 def _channel(place: plan.Place) -> str:
     number: int | None = getattr(place, "number", None)
     match getattr(place, "channel", plan.Channel.MAIN):
-        case plan.Channel.MULTIFD:
-            return "a multifd channel" if number is None else f"multifd channel {number}"
+        case plan.Channel.MULTIFD | plan.Channel.UNKNOWN as channel:
+            kind, article = f"{channel} channel", "an" if channel[0] == "u" else "a"
+        case plan.Channel.TLS:
+            kind, article = "TLS channel", "a"
         case plan.Channel.RETURN_PATH:
             return "the return path"
-        case plan.Channel.TLS:
-            return "a TLS channel"
         case channel:
             return f"the {channel} channel"
+    return f"{article} {kind}" if number is None else f"{kind} {number}"
 
 
 def action_words(action: plan.Action) -> str:

@@ -17,11 +17,7 @@ from .strikes import FaultModel
 
 ELSEWHERE = {
     "message": plan.Channel.RETURN_PATH,
-    "multifd-init": plan.Channel.MULTIFD,
-    "multifd-packet": plan.Channel.MULTIFD,
-    "multifd-pages": plan.Channel.MULTIFD,
-    "multifd-payload": plan.Channel.MULTIFD,
-    "multifd-device-state": plan.Channel.MULTIFD,
+    **{kind: plan.Channel.MULTIFD for kind in places.ELEMENTS if kind.startswith("multifd-")},
     "tls-record": plan.Channel.TLS,
 }
 """Kinds of elements that are not on the main channel."""

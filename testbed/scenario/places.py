@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from testbed.fault.place import ELEMENTS
+from testbed.fault.plan import Channel
 from testbed.wire.element import CommandType, MessageType
+from testbed.wire.kinds import KINDS
 
 from .model import Model, Natural, Positive, SideName, did_you_mean, got, keyed, one_of
 from .qapi import EventName, MigrationStatus
@@ -20,8 +21,9 @@ from .units import Share, SomeSize
 
 HEX_NUMBER = re.compile("0x[0-9a-f]{1,4}")
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
-CHANNELS = ("main", "return-path", "multifd", "preempt", "tls")
-NUMBERED = re.compile(r"multifd-([1-9][0-9]{0,2})")
+CHANNELS = tuple(channel.value for channel in Channel)
+NUMBERED = re.compile(r"(?:multifd|tls|unknown)-[1-9][0-9]{0,2}")
+ELEMENTS = tuple(dict.fromkeys(kind for kind in KINDS.values() if kind != "opaque"))
 SectionKind = Literal["start", "part", "end", "full"]
 
 
@@ -41,6 +43,7 @@ def _channel(value: str) -> str:
 CommandName = Annotated[str, _named(CommandType, "command")]
 MessageName = Annotated[str, _named(MessageType, "message of the return path")]
 ElementKind = Annotated[str, AfterValidator(one_of(ELEMENTS, "kind of element"))]
+"""As `testbed decode` calls it."""
 ChannelName = Annotated[str, AfterValidator(_channel)]
 """A connection of a migration, or a direction of it; `multifd`: any of them, `multifd-2`: one."""
 
@@ -83,7 +86,7 @@ class CommandAt(Model):
 
     command: CommandName
     occurrence: Positive = 1
-    field: Literal["type", "command", "length", "payload"] | None = None
+    field: str | None = None
     byte: int | None = None
 
 

@@ -146,6 +146,8 @@ PLACES: list[tuple[plan.StreamPlace, str]] = [
     (plan.OffsetPlace(0, Channel.RETURN_PATH), "byte 0 of the return path"),
     (plan.MessagePlace("PONG", 2), "the 2nd message PONG of the return path"),
     (plan.OffsetPlace(0, Channel.TLS), "byte 0 of a TLS channel"),
+    (plan.OffsetPlace(0, Channel.TLS, 3), "byte 0 of TLS channel 3"),
+    (plan.OffsetPlace(0, Channel.UNKNOWN), "byte 0 of an unknown channel"),
 ]
 
 
