@@ -63,6 +63,34 @@ def test_check_of_the_library_finds_nothing_wrong() -> None:
     assert done.stderr == ""
 
 
+def test_check_takes_files_of_faults_alone(tmp_path: Path) -> None:
+    path = tmp_path / "faults.yaml"
+    path.write_text("faults: [{at: {offset: 0}, do: reset}]\n")
+    done = command("check", path)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "1 file of faults: nothing wrong\n",
+        "",
+    )
+    path.write_text("faults: [{at: {offset: 0}, do: restart}]\n")
+    done = command("check", path, "scenarios/precopy_ok.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{path}:1:32: faults[0].do: no action 'restart'; did you mean")
+
+
+def test_explain_says_each_file_in_plain_words(tmp_path: Path) -> None:
+    path = tmp_path / "faults.yaml"
+    path.write_text("faults: [{at: {element: eof}, do: reset}]\n")
+    done = command("explain", "scenarios/bad_magic.yaml", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    scenario, faults = done.stdout.split("\n\n")
+    assert scenario.startswith("bad_magic: precopy\n")
+    assert (
+        "  - damage_magic: At the field magic of the file header: write 0x5145564e over" in scenario
+    )
+    assert faults.splitlines()[-1] == "  - fault_1: As the EOF byte begins: reset both sides (RST)."
+
+
 def test_check_says_what_is_wrong_and_where(bad: Path) -> None:
     done = command("check", "scenarios", bad)
     assert (done.returncode, done.stdout) == (2, "")
@@ -70,7 +98,7 @@ def test_check_says_what_is_wrong_and_where(bad: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["run", "check", "list"])
+@pytest.mark.parametrize("name", ["run", "check", "list", "explain"])
 def test_a_file_that_is_not_there_is_said(name: str) -> None:
     done = command(name, "nosuch.yaml")
     assert (done.returncode, done.stdout) == (2, "")
