@@ -1,0 +1,5 @@
+"""The control server: Toxiproxy's HTTP API for proxies of ours, and metrics."""
+
+from .server import Control, serve
+
+__all__ = ["Control", "serve"]

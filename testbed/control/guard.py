@@ -1,0 +1,190 @@
+"""What every request passes first, and what keeps strangers from using up the server.
+
+The server trusts whoever may connect, as Toxiproxy does. A browser may connect for any page that
+is open in it, so browsers are refused: by their name, by the `Origin` that they send with what a
+page asks for, and by a `Host` that is not ours, which a page can have by rebinding its own name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from testbed.log import Log
+
+from .errors import ApiError
+
+BODY_BYTES_MAX = 1 << 20
+HANDLE_S = 25.0
+"""For a request's body and what it asks for; Toxiproxy has the same bound."""
+IDLE_S = 60.0
+"""For the head of a request to come, from the beginning or from the last answer on."""
+STUCK_S = 30.0
+"""For a client to read an answer that its buffers cannot hold."""
+CONNECTIONS_MAX = 64
+REQUEST_ID = "X-Toxiproxy-Request-Id"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Middleware(Protocol):
+    """As the library calls it."""
+
+    def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]: ...
+
+
+def answer_error(error: ApiError) -> web.Response:
+    """An error as the API tells it."""
+    return web.json_response(error.body(), status=error.status)
+
+
+def answered(log: Log) -> _Middleware:
+    """Every request has an answer with an id, in time, and never a traceback."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(HANDLE_S):
+                response = await handler(request)
+        except ApiError as error:
+            response = answer_error(error)
+        except TimeoutError:
+            response = web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
+        except web.HTTPException as error:
+            response = _plain(error)
+        except Exception as error:  # noqa: BLE001 whoever asked must be told, and the rest go on
+            log.write("control", "request-failed", path=request.path, error=repr(error))
+            what = "internal error; the log of the server has it"
+            response = answer_error(ApiError(what, HTTPStatus.INTERNAL_SERVER_ERROR))
+        response.headers[REQUEST_ID] = secrets.token_hex(10)
+        log.write(
+            "control",
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status,
+        )
+        return response
+
+    return middleware
+
+
+def _plain(error: web.HTTPException) -> web.StreamResponse:
+    """What the library refuses: no such path, another method, a body that is too large."""
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return web.Response(status=error.status, text="404 page not found\n")
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            words = f"bad request body: more than {BODY_BYTES_MAX} bytes"
+            return answer_error(ApiError(words, HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return web.Response(status=error.status, headers={"Allow": error.headers["Allow"]})
+        case status:
+            return web.Response(status=status)
+
+
+def no_browsers(hosts: Iterable[str] | None) -> _Middleware:
+    """Refuse what a web page could have asked for.
+
+    Args:
+        hosts: names that the server may be called by, besides addresses and localhost; None: any,
+            for a socket that no browser can reach.
+    """
+    known = None if hosts is None else {host.lower() for host in hosts}
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.headers.get("User-Agent", "").startswith("Mozilla/"):
+            return _forbidden("User agent not allowed")
+        if "Origin" in request.headers:
+            return _forbidden("Origin not allowed: no web page may use this")
+        if known is not None and not is_ours(request.headers.get("Host", ""), known):
+            host = request.headers.get("Host", "")
+            return _forbidden(f"Host not allowed: {host[:100]!r}; use an address, or localhost")
+        return await handler(request)
+
+    return middleware
+
+
+def _forbidden(words: str) -> web.Response:
+    return web.Response(status=HTTPStatus.FORBIDDEN, text=f"{words}\n")
+
+
+def is_ours(host: str, known: Iterable[str]) -> bool:
+    """True for a `Host` by which no stranger's name can lead here."""
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost") or name in known
+    return True
+
+
+class Doorkeeper:
+    """Makes the protocols of accepted connections; `CONNECTIONS_MAX` of them at one time."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self.open: set[_Kept] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """For the event loop: the protocol of a connection that came."""
+        return _Kept(self, self._server())
+
+
+class _Kept(asyncio.Protocol):
+    """Passes all on to the library's protocol; ends what is too much, or stuck."""
+
+    def __init__(self, keeper: Doorkeeper, inner: asyncio.Protocol) -> None:
+        self._keeper = keeper
+        self._inner = inner
+        self._transport: asyncio.Transport | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._keeper.open) >= CONNECTIONS_MAX:
+            transport.abort()
+            return
+        self._keeper.open.add(self)
+        self._transport = transport
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return None if self._transport is None else self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+        if self._transport is not None and self._stuck is None:
+            loop = asyncio.get_running_loop()
+            self._stuck = loop.call_later(STUCK_S, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        self._forget()
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._keeper.open.discard(self)
+        if self._transport is not None:
+            self._transport = None
+            self._inner.connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None

@@ -1,0 +1,372 @@
+"""One proxy of the API: its settings, its toxics, and the proxy itself while it is enabled."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.fault.engine import FaultEngine
+from testbed.fault.plan import Fault, Side
+from testbed.log import Event, Log
+from testbed.proxy import Proxy
+from testbed.proxy.address import Address, parse_address, resolve
+from testbed.proxy.connection import Connection
+from testbed.proxy.listener import error_text
+from testbed.proxy.shaping import Stage
+
+from . import errors
+from .hosted import Hosted
+from .metrics import Tally
+from .migration_fault import fault_of
+from .toxics import TOXICS_MAX, Toxic
+
+OWNER = "toxics"
+"""Whose the stages are, in a connection's lines."""
+
+Came = Callable[[Connection], None]
+Opens = Callable[[Address, Address, FaultEngine, Log, Came], AbstractAsyncContextManager[Proxy]]
+"""Starts a proxy: where it listens and goes on to, its engine, its log, its `on_connection`."""
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """What chance has said of one toxic on one connection: once, for as long as both last."""
+
+    luck: float  # from 0 to 1; it acts if this is below its toxicity
+    live: bool  # the connection was there before the toxic
+
+
+@dataclass(slots=True)
+class _Touched:
+    """A connection, and what is drawn for it by the toxics' names."""
+
+    connection: Connection
+    drawn: dict[str, _Drawn] = field(default_factory=dict)
+
+
+class Proxied(ABC):
+    """A proxy by its name.
+
+    Args:
+        name: of the proxy.
+        listen: where it listens, as somebody asked for it.
+        upstream: where it goes on to.
+        seed: of everything that is random in it, together with its name.
+        faults: that it has besides those of toxics.
+    """
+
+    def __init__(
+        self, name: str, listen: str, upstream: str, *, seed: int, faults: tuple[Fault, ...] = ()
+    ) -> None:
+        self.name = name
+        self.listen = self.asked = listen
+        self.upstream = upstream
+        self.tally = Tally()
+        self.toxics: list[Toxic] = []
+        self._seed = seed
+        self._faults = faults
+        self._proxy: Proxy | None = None
+        self._touched: dict[int, _Touched] = {}
+        self._rearm = False
+
+    @property
+    @abstractmethod
+    def enabled(self) -> bool:
+        """It listens."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Listen, with what is set; nothing if it does already.
+
+        Raises:
+            ApiError: 500, with the operating system's words.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop listening, and reset all connections; nothing if it does not listen."""
+
+    @abstractmethod
+    async def move(self, listen: str, upstream: str) -> None:
+        """Stop, and have other addresses from the next start on.
+
+        Raises:
+            ApiError: 409, it may not.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop; it is not needed any more.
+
+        Raises:
+            ApiError: 409, it is.
+        """
+
+    async def is_at(self, listen: str, upstream: str) -> bool:
+        """True if it has those addresses, by whatever name.
+
+        Raises:
+            ApiError: 500, a name cannot be resolved.
+        """
+        if upstream != self.upstream:
+            return False
+        if listen in (self.listen, self.asked):
+            return True
+        return await _places(listen) == await _places(self.listen)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "name": self.name,
+            "listen": self.listen,
+            "upstream": self.upstream,
+            "enabled": self.enabled,
+            "toxics": [toxic.to_json() for toxic in self.shown_toxics()],
+        }
+
+    # Toxics
+
+    def toxic(self, name: str) -> Toxic:
+        """The toxic of that name.
+
+        Raises:
+            ApiError: 404.
+        """
+        for toxic in self.toxics:
+            if toxic.name == name:
+                return toxic
+        raise errors.no_toxic()
+
+    def shown_toxics(self) -> list[Toxic]:
+        """Those of the client's bytes first, as Toxiproxy has them."""
+        return sorted(self.toxics, key=lambda toxic: toxic.toward is Side.SOURCE)
+
+    def add(self, toxic: Toxic) -> Toxic:
+        """Have one more.
+
+        Raises:
+            ApiError: 409, its name is taken, or there are too many.
+        """
+        taken = {other.name for other in self.toxics} | {fault.name for fault in self._faults}
+        if toxic.name in taken:
+            raise errors.toxic_exists()
+        if len(self.toxics) >= TOXICS_MAX:
+            raise errors.too_many("toxics", TOXICS_MAX)
+        self.toxics.append(toxic)
+        self._changed(toxic)
+        return toxic
+
+    def replace(self, toxic: Toxic) -> Toxic:
+        """Have this one in place of the one of its name."""
+        before = self.toxic(toxic.name)
+        self.toxics[self.toxics.index(before)] = toxic
+        if toxic != before:
+            self._changed(toxic)
+        return toxic
+
+    def remove(self, name: str) -> None:
+        """Have it no more.
+
+        Raises:
+            ApiError: 404.
+        """
+        toxic = self.toxic(name)
+        self.toxics.remove(toxic)
+        for touched in self._touched.values():
+            touched.drawn.pop(name, None)
+        self._changed(toxic)
+
+    def set_toxics(self, toxics: Iterable[Toxic]) -> None:
+        """Have these, and no others."""
+        for toxic in tuple(self.toxics):
+            self.remove(toxic.name)
+        for toxic in toxics:
+            self.add(toxic)
+
+    def _changed(self, toxic: Toxic) -> None:
+        if toxic.is_fault:
+            self._rearm = True
+            self._arm()
+        else:
+            for touched in self._touched.values():
+                self._touch(touched, live=True, toward=toxic.toward)
+
+    # Connections
+
+    def _came(self, connection: Connection) -> None:
+        touched = self._touched[connection.number] = _Touched(connection)
+        self.tally.came(connection)
+        for toward in (Side.DESTINATION, Side.SOURCE):
+            self._touch(touched, live=False, toward=toward)
+
+    def _touch(self, touched: _Touched, *, live: bool, toward: Side) -> None:
+        """Give a connection the stages that it has to have toward that side."""
+        stages: list[Stage] = []
+        for toxic in self.toxics:
+            if toxic.toward is not toward or toxic.is_fault:
+                continue
+            if toxic.name not in touched.drawn:
+                key = f"{self._seed} {self.name} {touched.connection.number} {toxic.name}"
+                luck = random.Random(key).random()  # noqa: S311 it must be the same every time
+                touched.drawn[toxic.name] = _Drawn(luck, live)
+            drawn = touched.drawn[toxic.name]
+            if drawn.luck < toxic.toxicity:
+                stages += toxic.stages(live=drawn.live)
+        touched.connection.set_stages(toward, stages, owner=OWNER)
+
+    def _event(self, event: Event) -> None:
+        """An event of the proxy, to be counted."""
+        self.tally.event(event)
+        if event.kind == "connection-ended":
+            self._touched.pop(event.facts["connection"], None)
+            self._arm()
+
+    # Faults
+
+    def _engine(self) -> FaultEngine:
+        self._rearm = False
+        ours = (fault_of(one.name, one.attributes) for one in self.toxics if one.is_fault)
+        return FaultEngine((*self._faults, *ours), seed=self._seed)
+
+    def _arm(self) -> None:
+        """Have the engine that goes with the toxics: not while connections are open."""
+        if self._rearm and self._proxy is not None and not self._touched:
+            self._proxy.rearm(self._engine())
+
+
+class OwnProxied(Proxied):
+    """One that the API made: it runs while it is enabled.
+
+    Args:
+        group: whose tasks run it.
+        log: where its events go, with its name.
+        opens: starts it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        listen: str,
+        upstream: str,
+        *,
+        seed: int,
+        group: asyncio.TaskGroup,
+        log: Log,
+        opens: Opens,
+    ) -> None:
+        super().__init__(name, listen, upstream, seed=seed)
+        self._group = group
+        self._opens = opens
+        self._hosted: Hosted[Proxy] | None = None
+        self._events = Log(keeps=False)
+        self._log = log
+        self._events.listen(self._event)
+
+    @property
+    def enabled(self) -> bool:
+        """It listens."""
+        return self._hosted is not None
+
+    async def start(self) -> None:
+        """Run it."""
+        if self._hosted is not None:
+            return
+        opened = self._opens(
+            parse_address(self.listen),
+            parse_address(self.upstream),
+            self._engine(),
+            self._events,
+            self._came,
+        )
+        try:
+            self._hosted, self._proxy = await Hosted.enter(self._group, opened)
+        except OSError as error:
+            raise errors.failed(f"listen {self.listen}: {error_text(error)}") from error
+        self.listen = str(self._proxy.address)
+
+    async def stop(self) -> None:
+        """End it."""
+        hosted, self._hosted, self._proxy = self._hosted, None, None
+        if hosted is not None:
+            await hosted.leave()
+
+    async def move(self, listen: str, upstream: str) -> None:
+        """End it, and have other addresses."""
+        await self.stop()
+        self.listen = self.asked = listen
+        self.upstream = upstream
+
+    async def close(self) -> None:
+        """End it."""
+        await self.stop()
+
+    def _event(self, event: Event) -> None:
+        """Count an event, and pass it on with the proxy's name."""
+        self._log.write(event.actor, event.kind, **{"proxy": self.name, **event.facts})
+        super()._event(event)
+
+
+class AdoptedProxied(Proxied):
+    """One that somebody else runs, such as that of a command.
+
+    Args:
+        proxy: that runs.
+        log: where it writes.
+        faults: those of its engine.
+    """
+
+    def __init__(
+        self, name: str, proxy: Proxy, *, seed: int, log: Log, faults: tuple[Fault, ...]
+    ) -> None:
+        listen, upstream = str(proxy.address), str(proxy.upstream)
+        super().__init__(name, listen, upstream, seed=seed, faults=faults)
+        self._proxy: Proxy = proxy
+        self._enabled = True
+        proxy.on_connection = self._came
+        log.listen(self._of_log)
+
+    @property
+    def enabled(self) -> bool:
+        """It listens, as far as we know."""
+        return self._enabled
+
+    async def start(self) -> None:
+        """Have it listen again."""
+        if not self._enabled:
+            self._enabled = True
+            self._proxy.reopen()
+
+    async def stop(self) -> None:
+        """Have it refuse connections, and reset those that are open."""
+        if self._enabled:
+            self._enabled = False
+            self._proxy.retire()
+            self._proxy.abort()
+
+    async def move(self, listen: str, upstream: str) -> None:
+        """Have it go on to another place; where it listens stays."""
+        if listen not in (self.listen, self.asked):
+            raise errors.not_ours(self.name, "listens where it was told to")
+        self._proxy.upstream = parse_address(upstream)
+        self._proxy.abort()
+        self.upstream = upstream
+
+    async def close(self) -> None:
+        """Refuse: it is not ours."""
+        raise errors.not_ours(self.name, "cannot be deleted; it can be disabled")
+
+    def _of_log(self, event: Event) -> None:
+        if event.actor == "proxy" and "proxy" not in event.facts:
+            self._event(event)
+
+
+async def _places(address: str) -> list[Any]:
+    try:
+        return await resolve(parse_address(address), listen=True)
+    except OSError as error:
+        raise errors.failed(f"{address}: {error_text(error)}") from error
