@@ -17,7 +17,7 @@ VERDICTS: Mapping[str, str] = {
     "guest-lost": "neither side runs the guest, and neither will",
     "corrupt": "it says completed, and memory or device state is wrong",
     "hang": "something that had to come does not come within its bound",
-    "crash": "an endpoint is ended by a signal",
+    "crash": "an endpoint is ended by a signal that no fault sent",
 }
 RUNNING = {
     "both": "both sides run the guest",

@@ -32,6 +32,7 @@ class SideState:
     statuses: tuple[str, ...] = ()
     stderr: tuple[str, ...] = ()
     version: tuple[int, int, int] = (0, 0, 0)
+    killed: bool = False  # a fault of the scenario sent it KILL
 
     @property
     def last_status(self) -> str | None:
@@ -46,8 +47,8 @@ class SideState:
 
     @property
     def died(self) -> bool:
-        """True if a signal ended it."""
-        return self.exit_status is not None and self.exit_status < 0
+        """True if a signal ended it that no fault sent."""
+        return self.exit_status is not None and self.exit_status < 0 and not self.killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,11 @@ def _side(side: str, events: list[Event]) -> SideState:
         tuple(event.facts["status"] for event in own if event.kind == "migration-status"),
         tuple(event.facts["text"] for event in own if event.kind == "stderr"),
         tuple(seen.get("version", (0, 0, 0))),
+        any(
+            event.kind == "signal-sent"
+            and (event.facts["side"], event.facts["signal"]) == (side, "KILL")
+            for event in events
+        ),
     )
 
 

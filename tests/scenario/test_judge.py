@@ -53,6 +53,28 @@ def test_the_verdict_is_what_both_sides_came_to(
     assert verdicts(run) == [verdict]
 
 
+@pytest.mark.parametrize(
+    ("side", "source", "destination", "verdict"),
+    [
+        ("destination", RUNS, KILLED, "failed-clean"),
+        ("destination", PAUSED, KILLED, "guest-lost"),
+        ("source", KILLED, {"run_state": "inmigrate"}, "source-lost"),
+        ("source", KILLED, {**PAUSED, **RUNS}, "source-lost"),
+        ("source", RUNS, KILLED, "crash"),
+    ],
+)
+def test_who_is_killed_by_a_fault_has_not_crashed(
+    side: str, source: dict[str, Any], destination: dict[str, Any], verdict: str
+) -> None:
+    run = Run().begin().write("proxy", "signal-sent", side=side, signal="KILL")
+    assert verdicts(run.end(source, destination)) == [verdict]
+
+
+def test_a_signal_that_ends_nobody_excuses_no_crash() -> None:
+    run = Run().begin().write("proxy", "signal-sent", side="destination", signal="STOP")
+    assert verdicts(run.end(RUNS, KILLED)) == ["crash"]
+
+
 def test_a_wait_in_vain_is_a_hang_unless_it_was_provided_for() -> None:
     for provided_for, verdict in ((False, "hang"), (True, "guest-lost")):
         run = Run().begin()
