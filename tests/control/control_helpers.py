@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
-import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from proxy_helpers import Peer
 
 from testbed.control import Control, serve
 from testbed.log import Log
 from testbed.proxy.address import parse_address
 
 WITHIN_S = 10
-RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass
@@ -30,20 +30,22 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        import json
-
         return json.loads(self.text)
 
 
 @dataclass
 class Served:
-    """A control server that runs, and its client."""
+    """A control server that runs, its client, and a listening socket for its proxies."""
 
     control: Control
     log: Log
     session: aiohttp.ClientSession
     stack: AsyncExitStack
-    echo: Echo = field(default_factory=lambda: Echo())
+    listener: socket.socket
+
+    @property
+    def upstream(self) -> str:
+        return "{}:{}".format(*self.listener.getsockname())
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         """Ask, with a body of JSON; or of bytes as they are."""
@@ -54,8 +56,8 @@ class Served:
             return Answer(response.status, response.headers, await response.text())
 
     async def proxy(self, name: str = "one", **more: Any) -> Answer:
-        """A proxy to the echo server."""
-        body = {"name": name, "listen": "127.0.0.1:0", "upstream": self.echo.address, **more}
+        """A proxy to the listening socket."""
+        body = {"name": name, "listen": "127.0.0.1:0", "upstream": self.upstream, **more}
         answer = await self.call("POST", "/proxies", body)
         assert answer.status == 201, answer.text
         return answer
@@ -70,125 +72,52 @@ class Served:
 
     async def client(self, name: str = "one") -> Peer:
         """A connection to a proxy."""
-        listen = (await self.call("GET", f"/proxies/{name}")).json["listen"]
-        return await self.connect(listen)
+        return await self.connect((await self.call("GET", f"/proxies/{name}")).json["listen"])
 
     async def connect(self, address: str) -> Peer:
         """A connection to an address."""
         host, _, port = address.rpartition(":")
+        opened = self.stack.enter_context(socket.socket())
+        peer = Peer(opened)
         async with asyncio.timeout(WITHIN_S):
-            reader, writer = await asyncio.open_connection(host, int(port))
-        self.stack.callback(writer.transport.abort)
-        return Peer(reader, writer)
+            await asyncio.get_running_loop().sock_connect(opened, (host, int(port)))
+        return peer
 
-
-@dataclass
-class Peer:
-    """One end of a connection."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
+    async def server(self) -> Peer:
+        """The next connection that a proxy opened onward."""
         async with asyncio.timeout(WITHIN_S):
-            await self.writer.drain()
+            accepted, _ = await asyncio.get_running_loop().sock_accept(self.listener)
+        return Peer(self.stack.enter_context(accepted))
 
-    async def some(self) -> bytes:
-        """What comes next; empty at FIN; ConnectionResetError at RST."""
-        async with asyncio.timeout(WITHIN_S):
-            return await self.reader.read(1 << 16)
-
-    async def exactly(self, count: int) -> bytes:
-        async with asyncio.timeout(WITHIN_S):
-            return await self.reader.readexactly(count)
-
-    async def rest(self) -> bytes:
-        """All until FIN."""
-        async with asyncio.timeout(WITHIN_S):
-            return await self.reader.read()
-
-    async def is_reset(self) -> bool:
-        """True if RST comes next; false for bytes, or FIN."""
-        try:
-            await self.some()
-        except ConnectionResetError:
-            return True
-        return False
-
-    def finish(self) -> None:
-        self.writer.write_eof()
-
-    def reset(self) -> None:
-        opened = self.writer.get_extra_info("socket")
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.writer.transport.abort()
+    async def pair(self, name: str = "one") -> tuple[Peer, Peer]:
+        """Both ends of a connection that has carried something upstream."""
+        client = await self.client(name)
+        await client.send(b"hello")
+        server = await self.server()
+        assert await server.exactly(5) == b"hello"
+        return client, server
 
 
-class Echo:
-    """A server that sends back what comes; with `greeting`, it speaks first."""
-
-    def __init__(self) -> None:
-        self.address = ""
-        self.greeting = b""
-        self.peers: asyncio.Queue[Peer] = asyncio.Queue()
-
-    async def peer(self) -> Peer:
-        """The next connection that came, not to be echoed any more."""
-        async with asyncio.timeout(WITHIN_S):
-            return await self.peers.get()
-
-
-@asynccontextmanager
-async def echoing(echo: Echo, *, answers: bool = True) -> AsyncIterator[Echo]:
-    """An echo server until the block ends; without `answers` its peers are for the test to use."""
-
-    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if not answers:
-                peer = Peer(reader, writer)
-                echo.peers.put_nowait(peer)
-                await asyncio.get_running_loop().create_future()
-            writer.write(echo.greeting)
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(serve_one(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    echo.address = "{}:{}".format(*server.sockets[0].getsockname())
-    try:
-        yield echo
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def passes(client: Peer, server: Peer) -> bool:
+    """True if bytes pass both ways."""
+    await client.send(b"still")
+    await server.send(b"there")
+    return (await server.exactly(5), await client.exactly(5)) == (b"still", b"there")
 
 
 @asynccontextmanager
 async def served(
     address: str = "127.0.0.1:0",
     *,
-    answers: bool = True,
     hosts: Sequence[str] = (),
     seed: int | None = 1,
+    public: bool = False,
 ) -> AsyncIterator[Served]:
-    """A control server, and an echo server for its proxies."""
+    """A control server, and a listening socket."""
     log = Log()
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(
-            serve(parse_address(address), log, seed=seed, hosts=hosts)
+            serve(parse_address(address), log, seed=seed, hosts=hosts, public=public)
         )
         if address.startswith("unix:"):
             connector = aiohttp.UnixConnector(address.removeprefix("unix:"))
@@ -196,7 +125,7 @@ async def served(
         else:
             session = aiohttp.ClientSession(f"http://{control.address}")
         await stack.enter_async_context(session)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.setblocking(False)
         async with AsyncExitStack() as peers:
-            echo = Echo()
-            await peers.enter_async_context(echoing(echo, answers=answers))
-            yield Served(control, log, session, peers, echo)
+            yield Served(control, log, session, peers, listener)

@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import pytest
-from control_helpers import Served, served
+from control_helpers import Served, passes, served
 from yarl import URL
 
 
@@ -182,7 +182,7 @@ async def test_the_life_of_a_proxy() -> None:
         assert made.json == {
             "name": "one",
             "listen": listen,
-            "upstream": at.echo.address,
+            "upstream": at.upstream,
             "enabled": True,
             "toxics": [],
         }
@@ -204,7 +204,7 @@ async def test_the_life_of_a_proxy() -> None:
 
 async def test_a_proxy_that_says_nothing_of_where_listens_on_loopback() -> None:
     async with served() as at:
-        said = await at.call("POST", "/proxies", {"name": "x", "upstream": at.echo.address})
+        said = await at.call("POST", "/proxies", {"name": "x", "upstream": at.upstream})
         assert said.json["listen"].startswith("127.0.0.1:")
 
 
@@ -221,7 +221,7 @@ async def test_a_proxy_made_disabled_does_not_listen() -> None:
 async def test_a_port_in_use_is_the_operating_systems_to_tell() -> None:
     async with served() as at:
         taken = (await at.proxy()).json["listen"]
-        body = {"name": "two", "listen": taken, "upstream": at.echo.address}
+        body = {"name": "two", "listen": taken, "upstream": at.upstream}
         said = await at.call("POST", "/proxies", body)
         assert said.status == 500
         assert said.json["error"] == f"listen {taken}: EADDRINUSE Address already in use"
@@ -237,13 +237,10 @@ async def test_a_new_upstream_drops_connections_and_keeps_toxics() -> None:
     async with served() as at:
         listen = (await at.proxy()).json["listen"]
         await at.toxic("latency")
-        client = await at.client()
-        await client.send(b"hello")
-        assert await client.exactly(5) == b"hello"
+        client, server = await at.pair()
         same = await at.call("PATCH", "/proxies/one", {"listen": listen})
         assert same.status == 200
-        await client.send(b"still")
-        assert await client.exactly(5) == b"still"
+        assert await passes(client, server)
         moved = await at.call("PATCH", "/proxies/one", {"upstream": "localhost:1"})
         assert (moved.json["upstream"], moved.json["listen"]) == ("localhost:1", listen)
         assert [each["name"] for each in moved.json["toxics"]] == ["latency_downstream"]
@@ -253,19 +250,16 @@ async def test_a_new_upstream_drops_connections_and_keeps_toxics() -> None:
 async def test_another_name_of_the_same_address_changes_nothing() -> None:
     async with served() as at:
         listen = (await at.proxy()).json["listen"]
-        client = await at.client()
-        await client.send(b"hello")
-        assert await client.exactly(5) == b"hello"
+        client, server = await at.pair()
         by_name = listen.replace("127.0.0.1", "localhost")
         said = await at.call("PATCH", "/proxies/one", {"listen": by_name})
         assert said.json["listen"] == listen
-        await client.send(b"still")
-        assert await client.exactly(5) == b"still"
+        assert await passes(client, server)
 
 
 async def test_a_proxy_comes_with_its_toxics_or_not_at_all() -> None:
     async with served() as at:
-        body = {"name": "one", "upstream": at.echo.address}
+        body = {"name": "one", "upstream": at.upstream}
         wrong = await at.call("POST", "/proxies", {**body, "toxics": [LATENCY, {"type": "none"}]})
         assert (wrong.status, wrong.json["error"]) == (400, "invalid toxic type")
         twice = await at.call("POST", "/proxies", {**body, "toxics": [LATENCY, LATENCY]})
@@ -331,14 +325,11 @@ async def test_reset_enables_all_and_removes_all_toxics() -> None:
         await at.proxy("two")
         await at.toxic("latency", "two", latency=50)
         await at.call("PATCH", "/proxies/one", {"enabled": False})
-        client = await at.client("two")
-        await client.send(b"hello")
-        assert await client.exactly(5) == b"hello"
+        client, server = await at.pair("two")
         assert (await at.call("POST", "/reset")).status == 204
         shown = (await at.call("GET", "/proxies")).json
         assert [(each["enabled"], each["toxics"]) for each in shown.values()] == [(True, [])] * 2
-        await client.send(b"still")
-        assert await client.exactly(5) == b"still"
+        assert await passes(client, server)
 
 
 async def test_reset_tells_what_could_not_be_enabled_and_does_the_rest() -> None:
@@ -357,7 +348,7 @@ async def test_reset_tells_what_could_not_be_enabled_and_does_the_rest() -> None
 
 
 async def populated(at: Served, *proxies: dict[str, Any]) -> Any:
-    given = [{"upstream": at.echo.address, **each} for each in proxies]
+    given = [{"upstream": at.upstream, **each} for each in proxies]
     return await at.call("POST", "/populate", given)
 
 
@@ -370,16 +361,13 @@ async def test_populate_makes_what_is_not_there_and_keeps_what_is() -> None:
         names = [(each["name"], each["enabled"]) for each in first.json["proxies"]]
         assert names == [("one", True), ("two", False), ("three", True)]
         await at.toxic("latency")
-        client = await at.client()
-        await client.send(b"hello")
-        assert await client.exactly(5) == b"hello"
+        client, server = await at.pair()
 
         # Its port was any free one, and is what was asked for: nothing changes.
         same = await populated(at, {"name": "one", "listen": "127.0.0.1:0", "toxics": []})
         assert same.json["proxies"][0]["toxics"][0]["name"] == "latency_downstream"
         assert len((await at.call("GET", "/proxies")).json) == 3
-        await client.send(b"still")
-        assert await client.exactly(5) == b"still"
+        assert await passes(client, server)
 
         said = await populated(
             at, {"name": "one", "toxics": [LATENCY]}, {"name": "two", "enabled": True}
@@ -393,9 +381,7 @@ async def test_populate_replaces_what_differs() -> None:
     async with served() as at:
         await populated(at, {"name": "one"})
         await at.toxic("latency")
-        client = await at.client()
-        await client.send(b"hello")
-        assert await client.exactly(5) == b"hello"
+        client, _ = await at.pair()
         said = await populated(at, {"name": "one", "upstream": "127.0.0.1:1"})
         assert (said.json["proxies"][0]["upstream"], said.json["proxies"][0]["toxics"]) == (
             "127.0.0.1:1",
