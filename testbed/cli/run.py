@@ -59,6 +59,11 @@ KIND = click.Choice(["model", "qemu"])
 @click.option("--json", type=PATH, help="Write a JSON report here.")
 @click.option("--out", type=PATH, help="Keep each run's log, pcap and stderr in this folder.")
 @click.option("--keep", is_flag=True, help="Leave the run up, and say how to enter it.")
+@click.option(
+    "--toxiproxy",
+    metavar="HOST:PORT",
+    help="Lead all connections through this Toxiproxy server, with the scenario's toxics.",
+)
 @click.option("--seed", type=click.IntRange(0), help="Of the guest's memory and of chance.")
 @click.option(
     "--repeat",
@@ -80,6 +85,7 @@ def run_command(
     json: Path | None,
     out: Path | None,
     keep: bool,
+    toxiproxy: str | None,
     seed: int | None,
     repeat: int,
 ) -> None:
@@ -100,6 +106,7 @@ def run_command(
         _program("destination", destination, endpoint, profile, destination_qemu),
         accel,
         seed,
+        _server(toxiproxy),
     )
     kinds = {settings.source.kind, settings.destination.kind}
     if profile is not None and "model" not in kinds:
@@ -149,6 +156,15 @@ def _exit_code(results: Sequence[Result]) -> int:
     if any(lacks is not None for _, lacks in outcomes):
         return EXIT_LACKS
     return EXIT_UNKNOWN if any(passed is None for passed, _ in outcomes) else 0
+
+
+def _server(address: str | None) -> str | None:
+    from testbed.scenario.toxiproxy import server_address
+
+    try:
+        return None if address is None else server_address(address)
+    except ValueError as error:
+        usage(f"--toxiproxy: {error}")
 
 
 def _program(

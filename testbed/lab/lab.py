@@ -20,7 +20,7 @@ from typing import Any
 from netns.capture import Frame, capture, rarp_problems
 from netns.forwarding import forwarding_table
 from netns.probe import ETHERTYPE_PROBE, Probe, probing
-from netns.topology import BRIDGE, DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, UPLINK, Topology
+from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.program import Program
 from testbed.endpoint.qemu import Qemu
@@ -29,15 +29,13 @@ from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import TcpAddress
 from testbed.tasks import Hosted, hosting
 
 from .announce import AnnounceFaults
 from .interpose import InterposedUplink, interposed_uplink
+from .link import MIGRATION_PORT, MigrationLink, WayOut, migration_link
 from .saved import DeviceSection, SavedState, SavedStateError, differences, fields_of, read_saved
 
-MIGRATION_PORT = 4444
-"""In namespaces of the run's own, so no other program can hold it."""
 OBSERVE_S = 2.0
 """For each question to an endpoint at the end of an attempt: one that hangs answers none."""
 ANNOUNCE_SELF_SINCE = (4, 0, 0)
@@ -75,7 +73,8 @@ class Lab:
 
     source: Qemu
     destination: Qemu
-    proxy: Proxy
+
+    _link: MigrationLink
 
     def __init__(
         self, plan: LabPlan, log: Log, net: Topology, host: Callable[[Any], Hosted[Any]]
@@ -97,8 +96,13 @@ class Lab:
 
     @classmethod
     @asynccontextmanager
-    async def build(cls, plan: LabPlan, log: Log) -> AsyncIterator[Lab]:
+    async def build(cls, plan: LabPlan, log: Log, out: WayOut | None = None) -> AsyncIterator[Lab]:
         """Build the network, start both endpoints and the proxy; all gone when the block ends.
+
+        Args:
+            plan: what it is built from.
+            log: where all that happens goes.
+            out: where the connections leave the run behind the proxy; None: they do not.
 
         Raises:
             EndpointError: an endpoint could not be started.
@@ -114,14 +118,7 @@ class Lab:
             await net.join_migration_network()
             lab.source = await source.entered()
             lab.destination = await lab._hosted_destination.entered()
-            async with Proxy.start(
-                namespace=net.proxy,
-                listen=TcpAddress(PROXY_SOURCE_ADDRESS, MIGRATION_PORT),
-                upstream=TcpAddress(DESTINATION_ADDRESS, MIGRATION_PORT),
-                engine=lab.engine,
-                log=log,
-                on_signal=lab._signal,
-            ) as lab.proxy:
+            async with migration_link(net, lab.engine, log, lab._signal, out) as lab._link:
                 stop_listening = log.listen(lab._overheard)
                 try:
                     yield lab
@@ -162,6 +159,11 @@ class Lab:
     def _host_destination(self, plan: SidePlan) -> None:
         self._hosted_destination = self._host(self._endpoint("destination", plan, incoming=True))
 
+    @property
+    def proxy(self) -> Proxy:
+        """The proxy between the endpoints."""
+        return self._link.proxy
+
     # What the lab is told to do
 
     async def configure(
@@ -187,35 +189,26 @@ class Lab:
         await self._announce_at_source()
         await self.note_forwarding("before")
         await self._begin_probing()
-        await self.destination.command(
-            "migrate-incoming", {"uri": f"tcp:{DESTINATION_ADDRESS}:{MIGRATION_PORT}"}
-        )
+        await self.destination.command("migrate-incoming", {"uri": self._link.lead_to()})
         await self.source.let_go()
-        await self.source.command("migrate", {"uri": self._proxy_uri})
+        await self.source.command("migrate", {"uri": self._link.uri})
 
     async def recover(self) -> None:
         """Recover a paused postcopy migration over a new connection through the proxy."""
         port = MIGRATION_PORT + 1  # the first listener's socket may not be gone yet
-        self.proxy.upstream = TcpAddress(DESTINATION_ADDRESS, port)
-        await self.destination.command(
-            "migrate-recover", {"uri": f"tcp:{DESTINATION_ADDRESS}:{port}"}, oob=True
-        )
-        await self.source.command("migrate", {"uri": self._proxy_uri, "resume": True})
+        uri = self._link.lead_to(port)
+        await self.destination.command("migrate-recover", {"uri": uri}, oob=True)
+        await self.source.command("migrate", {"uri": self._link.uri, "resume": True})
 
     async def next_attempt(self) -> None:
         """Replace the destination by a new one, of the source's own kind, for a clean migration."""
         await self._hosted_destination.leave()
         self.attempt += 1
         self.proxy.next_attempt()
-        self.proxy.upstream = TcpAddress(DESTINATION_ADDRESS, MIGRATION_PORT)
         program, machine = self.plan.destination.program, self.plan.source.machine
         self._host_destination(SidePlan(program, machine))
         self.destination = await self._hosted_destination.entered()
         await self.destination.configure(self._capabilities, self._parameters)
-
-    @property
-    def _proxy_uri(self) -> str:
-        return f"tcp:{PROXY_SOURCE_ADDRESS}:{MIGRATION_PORT}"
 
     async def _announce_at_source(self) -> None:
         """See to it that the switch knows the guest's MAC at the source.

@@ -31,13 +31,15 @@ class Listener:
     def __init__(
         self,
         namespace: OpensSockets,
-        family: int,
-        place: Sockaddr,
+        at: tuple[int, Sockaddr] | socket.socket,
         accepted: Callable[[socket.socket], None],
         log: Log,
     ) -> None:
         self._namespace = namespace
-        self._family = family
+        self._given = at if isinstance(at, socket.socket) else None
+        self._family: int
+        place: Sockaddr
+        self._family, place = (at.family, at.getsockname()) if isinstance(at, socket.socket) else at
         self._place = place
         self._accepted = accepted
         self._log = log
@@ -55,7 +57,7 @@ class Listener:
     def open(
         cls,
         namespace: OpensSockets,
-        at: tuple[int, Sockaddr],
+        at: tuple[int, Sockaddr] | socket.socket,
         accepted: Callable[[socket.socket], None],
         log: Log,
     ) -> Iterator[Listener]:
@@ -63,14 +65,15 @@ class Listener:
 
         Args:
             namespace: where the socket lives.
-            at: socket family and address, as `resolve` says them.
+            at: socket family and address, as `resolve` says them; or a socket that listens
+                already, somewhere else, which stays open and so never refuses.
             accepted: is given each socket that comes.
             log: where a lack of descriptors is told.
 
         Raises:
             OSError: the address cannot be had.
         """
-        listener = cls(namespace, *at, accepted, log)
+        listener = cls(namespace, at, accepted, log)
         try:
             yield listener
         finally:
@@ -97,6 +100,10 @@ class Listener:
             self._timer = self._loop.call_later(for_s, self.listen)
 
     def _bound(self) -> socket.socket:
+        if self._given is not None:
+            given = self._given.dup()
+            given.setblocking(False)
+            return given
         opened = self._namespace.socket(self._family, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
@@ -118,7 +125,7 @@ class Listener:
             self._loop.remove_reader(self._socket)
             self._listens = False
         self._socket.close()
-        if isinstance(self._place, str):
+        if isinstance(self._place, str) and self._given is None:
             with suppress(OSError):
                 os.unlink(self._place)
 

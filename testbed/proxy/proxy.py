@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
 from testbed.fault.command import (
@@ -68,6 +68,7 @@ class Proxy:
         finds_attempts: bool,
         peeks: bool,
         silent_after_s: float | None,
+        connect: Callable[[], Awaitable[socket.socket]] | None,
     ) -> None:
         self.upstream = upstream
         self.engine = engine
@@ -80,6 +81,7 @@ class Proxy:
         self._finds_attempts = finds_attempts
         self._peeks = peeks
         self._silent_after_s = silent_after_s
+        self._onward = connect
         self._is_shut = False  # whatever faults say
         self._around = Surroundings(
             log=log,
@@ -103,10 +105,11 @@ class Proxy:
         cls,
         *,
         namespace: OpensSockets | None = None,
-        listen: Address,
+        listen: Address | socket.socket,
         upstream: Address,
         engine: FaultEngine,
         log: Log,
+        connect: Callable[[], Awaitable[socket.socket]] | None = None,
         recorder: Recorder | None = None,
         on_signal: Callable[[Side, str], None] | None = None,
         on_connection: Callable[[Connection], None] | None = None,
@@ -118,8 +121,9 @@ class Proxy:
 
         Args:
             namespace: opens the sockets of both sides; None: this process's own.
-            listen: for the source.
+            listen: for the source; or a socket that listens already, which no fault can refuse on.
             upstream: where the destination listens; resolved for each connection.
+            connect: opens a connection onward; None: to `upstream`.
             engine: says what happens to what passes.
             log: where connections and faults go.
             recorder: is told all that comes, before any fault.
@@ -136,7 +140,11 @@ class Proxy:
             OSError: the address cannot be listened on.
         """
         namespace = namespace or HERE
-        places = await resolve(listen, listen=True)
+        at: tuple[int, Sockaddr] | socket.socket
+        if isinstance(listen, socket.socket):
+            at = listen
+        else:
+            at, *_ = await resolve(listen, listen=True)
         with Poller.open() as poller:
             proxy = cls(
                 namespace,
@@ -150,10 +158,11 @@ class Proxy:
                 finds_attempts=finds_attempts,
                 peeks=peeks,
                 silent_after_s=silent_after_s,
+                connect=connect,
             )
             with (
                 closing(proxy._means.pipes),
-                Listener.open(namespace, places[0], proxy._accepted, log) as proxy._listener,
+                Listener.open(namespace, at, proxy._accepted, log) as proxy._listener,
             ):
                 async with beside(proxy._serve()):
                     await proxy._serving.wait()
@@ -372,6 +381,8 @@ class Proxy:
         upstream, error = self.upstream, OSError(errno.EADDRNOTAVAIL, "no address")
         try:
             async with asyncio.timeout(CONNECT_S):
+                if self._onward is not None:
+                    return SideSocket(await self._onward(), self._poller)
                 for family, place in await resolve(upstream):
                     try:
                         return await self._connected(family, place)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns.inside import FOLDER
-from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.base import MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.program import QEMU, Program, common_machine, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
@@ -18,6 +18,8 @@ from testbed.lab.saved import SavedState
 from testbed.log import Event, Log, WaitExpired
 
 from . import schema
+from .detour import Detour
+from .lacks import Lacks
 from .network_faults import announce_faults
 from .scenario import Scenario
 from .units import VersionRange
@@ -36,10 +38,7 @@ class Settings:
     destination: Program = field(default_factory=model)
     accelerator: str = "auto"
     seed: int | None = None
-
-
-class Lacks(Exception):
-    """The environment lacks what a scenario needs; the sentence says what, and how to get it."""
+    toxiproxy: str | None = None  # HOST:PORT, in place of the scenario's
 
 
 def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: str) -> LabPlan:
@@ -90,6 +89,7 @@ async def play(
     folder: Path,
     log: Log,
     hold: Callable[[], Awaitable[None]] | None = None,
+    detour: Detour | None = None,
 ) -> None:
     """Build the lab and play the scenario's steps on it; everything that happens is in the log.
 
@@ -99,6 +99,7 @@ async def play(
         folder: where the capture is written.
         log: of the run.
         hold: called when all is done and everything is still up; may never return.
+        detour: what the connections pass behind the proxy, outside of the run.
 
     Raises:
         Lacks: the environment lacks something that the scenario needs.
@@ -107,7 +108,7 @@ async def play(
     """
     _check_kinds(scenario, settings)
     accelerator = await _accelerator(settings)
-    async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log) as lab:
+    async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log, detour) as lab:
         _check_versions(scenario, lab)
         played = scenario.between(lab.source.version, lab.destination.version)
         await lab.configure(played.capabilities, played.parameters)
@@ -350,6 +351,3 @@ class Play:
         lab = self._lab
         end = lab.destination if lab.destination.exit_status is None else lab.source
         await lab.look(end, check)
-
-
-__all__ = ["EndpointError", "Lacks", "Settings", "play"]

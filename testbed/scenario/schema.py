@@ -26,6 +26,7 @@ from .network import GuestOrMac, Network, PortName
 from .places import CommandName, MessageName, SectionKind
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import FaultModel
+from .toxiproxy import Toxiproxy
 from .units import ByVersion, Duration, Mac, Range, Size, SomeTime, VersionRange
 from .when import When as When  # what plays a scenario asks it
 from .when import WhenSaid
@@ -361,6 +362,7 @@ class ScenarioModel(Model):
     parameters: dict[Hyphened, Any] = Field(default_factory=dict)
     faults: list[FaultModel] = Field(default_factory=list)
     network: Network = Network()
+    toxiproxy: Toxiproxy | None = None
     steps: list[Step] | None = None
     expect: Expect
     variants: list[VariantModel] = Field(default_factory=list)

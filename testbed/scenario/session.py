@@ -12,6 +12,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,10 +24,13 @@ from testbed.endpoint.base import EndpointError
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, Program, qemu
 from testbed.log import Event, Log
 
+from .detour import Detour, detour
 from .expect import as_played, judge
+from .lacks import Lacks
 from .result import Played, Result
-from .run import Lacks, Settings, play
+from .run import Settings, play
 from .scenario import Scenario
+from .toxiproxy import Toxiproxy
 
 LOG = "log.jsonl"
 READ_BYTES = 1 << 16
@@ -83,9 +87,15 @@ def run(
             on_event(event)
 
         try:
-            with Sandbox.start(lambda side: _inside(side, scenario, options)) as sandbox:
+            with (
+                _detour(scenario, options.settings) as way,
+                Sandbox.start(
+                    lambda side: _inside(side, scenario, options, way),
+                    keep=() if way is None else way.fds,
+                ) as sandbox,
+            ):
                 bound = began + scenario.model.deadline + OVERTIME_S
-                for event in _events(sandbox.fd, on_tick, bound):
+                for event in _events(sandbox.fd, on_tick, bound, way):
                     take(event)
                     if event.kind == "run-kept":
                         break
@@ -97,12 +107,23 @@ def run(
                         take(_ended_early(log, status, sandbox.failure))
         except SandboxRefused as error:
             take(_event(log, "run-lacks", what=_refused(error), refused=True))
+        except Lacks as error:
+            take(_event(log, "run-lacks", what=str(error)))
     if options.folder is not None:
         _write_files(options.folder, scenario, log)
     return _result(scenario, options, log, time.monotonic() - began)
 
 
-def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
+def _detour(scenario: Scenario, settings: Settings) -> AbstractContextManager[Detour | None]:
+    """The way through a Toxiproxy server, if there is to be one."""
+    wanted = scenario.model.toxiproxy
+    if settings.toxiproxy is not None:
+        toxics = [] if wanted is None else wanted.toxics
+        wanted = Toxiproxy(server=settings.toxiproxy, toxics=toxics)
+    return nullcontext() if wanted is None else detour(wanted)
+
+
+def _inside(inside: SandboxSide, scenario: Scenario, options: Options, way: Detour | None) -> int:
     """The work of PID 1: play, and write every event to the command."""
     log = Log()
     log.listen(lambda event: inside.write(event.to_json().encode() + b"\n"))
@@ -114,8 +135,10 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
         seed=_seed(scenario, options),
         kernel=platform.release(),
     )
+    if way is not None:
+        log.write("run", "toxiproxy", **way.facts)
     try:
-        asyncio.run(_play(inside, scenario, options, folder, log))
+        asyncio.run(_play(inside, scenario, options, folder, log, way))
     except (EndpointError, Lacks) as error:
         log.write("run", "run-lacks", what=str(error))
     except OSError as error:
@@ -127,13 +150,18 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options) -> int:
 
 
 async def _play(
-    inside: SandboxSide, scenario: Scenario, options: Options, folder: Path, log: Log
+    inside: SandboxSide,
+    scenario: Scenario,
+    options: Options,
+    folder: Path,
+    log: Log,
+    way: Detour | None,
 ) -> None:
     async def hold() -> None:
         log.write("run", "run-kept")
         await inside.stay()
 
-    await play(scenario, options.settings, folder, log, hold if options.keep else None)
+    await play(scenario, options.settings, folder, log, hold if options.keep else None, way)
 
 
 def _refused(error: OSError) -> str:
@@ -142,12 +170,21 @@ def _refused(error: OSError) -> str:
     return f"the system refused: {what}{name}"
 
 
-def _events(fd: int, on_tick: Callable[[], None], bound: float) -> Iterator[Event]:
-    """Events as PID 1 writes them, until it ends or the bound is over."""
+def _events(
+    fd: int, on_tick: Callable[[], None], bound: float, way: Detour | None
+) -> Iterator[Event]:
+    """Events as PID 1 writes them, until it ends or the bound is over.
+
+    Connections that it asks for on its way out are made meanwhile.
+    """
+    doors = () if way is None else (way.doorway,)
     buffer = b""
     while time.monotonic() < bound:
-        ready, _, _ = select.select([fd], [], [], TICK_S)
-        if ready:
+        ready, _, _ = select.select([fd, *(door.fileno() for door in doors)], [], [], TICK_S)
+        for door in doors:
+            if door.fileno() in ready:
+                door.answer()
+        if fd in ready:
             data = os.read(fd, READ_BYTES)
             if not data:
                 return
@@ -248,6 +285,8 @@ def _repeat_command(scenario: Scenario, options: Options) -> str:
     words = ["testbed", "run", str(scenario.path), "--seed", str(_seed(scenario, options))]
     settings = options.settings
     words += _endpoint_words(settings)
+    if settings.toxiproxy is not None:
+        words += ["--toxiproxy", settings.toxiproxy]
     if settings.accelerator != Settings().accelerator:
         words += ["--accel", settings.accelerator]
     return shlex.join(words)
