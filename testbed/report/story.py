@@ -74,8 +74,14 @@ def _ready(facts: Any) -> str:
     return f"is {name} {'.'.join(map(str, facts['version']))}"
 
 
+def _toxiproxy(facts: Any) -> str:
+    toxics = ", ".join(toxic["name"] for toxic in facts["toxics"]) or "no toxics"
+    return f"leads through Toxiproxy {facts['version']} at {facts['server']}: {toxics}"
+
+
 TELLERS: dict[str, Callable[[Any], str | None]] = {
     "endpoint-ready": _ready,
+    "toxiproxy": _toxiproxy,
     "migration-status": lambda facts: facts["status"],
     "wait-expired": lambda facts: f"waited in vain for {facts['what']}",
     "qmp-event": _guest,

@@ -123,9 +123,8 @@ def _asked(
             "or name another with --toxiproxy"
         ) from None
     except (InvalidToxic, NotFound, ProxyExists) as error:
-        raise _refused(
-            server, method, path, bytes(error.args[0]).decode(errors="replace")
-        ) from None
+        said = bytes(error.args[0]).decode(errors="replace")
+        raise _refused(server, method, path, said) from None
     if not answer.ok:
         raise _refused(server, method, path, answer.text)
     return answer
