@@ -15,6 +15,7 @@ from .doctor import doctor_command
 from .explain import explain_command
 from .library import check_command, list_command
 from .model import model_command
+from .proxy import proxy_command
 from .run import run_command
 from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED
 
@@ -50,6 +51,7 @@ for _command in (
     decode_command,
     dump_layout_command,
     model_command,
+    proxy_command,
 ):
     app.add_command(_command)
 

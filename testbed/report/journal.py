@@ -44,6 +44,8 @@ class Journal:
         text = tell(event.facts) if tell is not None else None
         if text is None:
             return None
+        if event.actor == "nbd":
+            text = f"NBD: {text}"
         at = self._began + timedelta(seconds=event.at_s)
         return shortened(f"{at:%Y-%m-%d %H:%M:%S}.{at:%f}"[:23] + f"  {printable(text)}", LINE_MAX)
 
@@ -57,9 +59,9 @@ def _opened(facts: Mapping[str, Any]) -> str:
     return f"{_on(facts)}{peer}"
 
 
-def _identified(facts: Mapping[str, Any]) -> str:
-    channel = facts["channel"]
-    return f"{_on(facts)} is {CHANNELS.get(channel, channel or 'nothing that a migration has')}"
+def _identified(facts: Mapping[str, Any]) -> str | None:
+    channel = CHANNELS.get(facts["channel"])
+    return f"{_on(facts)} is {channel}" if channel is not None else None  # a stray is told
 
 
 def _ended(facts: Mapping[str, Any]) -> str:
@@ -97,12 +99,18 @@ def _message(facts: Mapping[str, Any]) -> str | None:
 
 
 TELLERS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
-    "listening": lambda facts: (
-        f"{facts['what']}: listening on {facts['address']}, going on to {facts['upstream']}"
+    "listening": lambda facts: f"listening on {facts['address']}, going on to {facts['upstream']}",
+    "accept-paused": lambda facts: f"no connection can be taken for now: {facts['error']}",
+    "connections-surplus": lambda facts: (
+        f"too many connections, {facts['open']} are open: {facts['reset']} were reset"
+    ),
+    "stray-connection": lambda facts: (
+        f"{_on(facts)} is not a migration's: {facts['what']}; {facts['meaning']}"
     ),
     "seed": lambda facts: f"seed {facts['seed']}",
     "control-listening": lambda facts: f"control: listening on {facts['address']}",
     "recording": lambda facts: f"recording into {facts['folder']}",
+    "json-log-ended": lambda facts: f"{facts['file']}: no more is written: {facts['why']}",
     "recording-ended": lambda facts: f"the recording has ended: {facts['why']}",
     "connection-opened": _opened,
     "connection-identified": _identified,

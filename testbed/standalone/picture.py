@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from testbed.fault.memory import BlockSeen
 from testbed.log import Event
-from testbed.proxy.migrations import Began, Ended, Migration, Migrations
+from testbed.proxy.migrations import Began, Change, Ended, Migration, Migrations
 
 RATE_S = 2.0
 """Rates are of the last so many seconds."""
@@ -112,8 +112,8 @@ class Picture:
         """The one that passes, or that passed last."""
         return self.migrations.current or self.last
 
-    def event(self, event: Event) -> None:
-        """Take what happened."""
+    def event(self, event: Event) -> list[Change]:
+        """Take what happened; which migrations it begins or ends, in order."""
         facts = event.facts
         match event.kind:
             case "connection-opened":
@@ -128,12 +128,14 @@ class Picture:
                 self.messages[facts["message"]] += 1
             case "fault-struck":
                 self.struck[facts["fault"]] = self.struck.get(facts["fault"], 0) + 1
-        for change in self.migrations.event(event):
+        changes = self.migrations.event(event)
+        for change in changes:
             match change:
                 case Began():
                     self._forget()
                 case Ended(migration=migration):
                     self.last = migration
+        return changes
 
     def sampled(self, sample: Sample) -> None:
         """Take the counters as they are now."""

@@ -38,12 +38,14 @@ class Writer:
         self._thread = threading.Thread(target=self._write_all, daemon=True)
         self._thread.start()
 
-    def write(self, text: str) -> None:
-        """Have the text written; drop it if too many wait."""
+    def write(self, text: str) -> bool:
+        """Have the text written; drop it, and say so by False, if too many wait."""
         try:
             self._waiting.put_nowait(text)
         except queue.Full:
             self.dropped += 1
+            return False
+        return True
 
     def close(self) -> None:
         """Have what waits written, if that does not take long."""

@@ -74,6 +74,20 @@ def test_a_page_request_is_no_line() -> None:
     assert line("message", connection=1, message="REQ_PAGES", offset=3) is None
 
 
+def test_storage_is_told_apart() -> None:
+    event = Event(0, 1.25, "nbd", "connection-opened", {"connection": 3})
+    assert Journal(BEGAN).line(event) == "2026-11-27 00:00:00.750  NBD: connection 3"
+
+
+def test_a_stray_is_told_once_with_what_it_is() -> None:
+    assert line("connection-identified", connection=1, channel="unknown") is None
+    facts = {"what": "an HTTP request", "meaning": "a waiting QEMU ends"}
+    assert line("stray-connection", connection=1, **facts) == (
+        "2026-11-27 00:00:00.750  connection 1 is not a migration's: an HTTP request; "
+        "a waiting QEMU ends"
+    )
+
+
 def test_what_a_peer_says_cannot_break_a_line() -> None:
     facts = {"fault": "it", "action": "reset", "element": "a\n\x1b[2Jb" + "x" * 1000}
     text = line("fault-struck", **facts)

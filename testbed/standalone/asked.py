@@ -1,0 +1,86 @@
+"""From the words of a command line to what a proxy is to do; what is wrong with them, in a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.fault.plan import Chance, Fault, Latency, Slice
+from testbed.proxy.address import Address, AddressError, parse_address
+from testbed.scenario.document import ScenarioError
+from testbed.scenario.faults_file import FaultsFile, load_faults
+
+from .storage import storage_problems
+
+
+class AskedError(Exception):
+    """The user asked for what cannot be: a line for each thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a proxy listens, where it goes on to, and what happens on the way."""
+
+    listen: Address
+    upstream: Address
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for.
+
+    `seed` is that of chance and jitter; `has_chance` if there is any. With `once` the proxy ends
+    with the first migration.
+    """
+
+    migration: Way
+    storage: Way | None = None
+    seed: int = 1
+    has_chance: bool = False
+    once: bool = False
+    record: Path | None = None
+    record_bytes_max: int | None = None
+    json_log: Path | None = None
+
+
+def read_way(option: str, listen: str, upstream: str, faults: FaultsFile | None) -> Way:
+    """Read the two addresses of a proxy; `option` is what the options' names begin with.
+
+    Raises:
+        AskedError: one of them is no address.
+    """
+    found = []
+    for name, text in (("listen", listen), ("upstream", upstream)):
+        try:
+            found.append(parse_address(text))
+        except AddressError as error:
+            raise AskedError(f"--{option}{name}: {error}") from error
+    return Way(found[0], found[1], faults.faults if faults else ())
+
+
+def read_faults(path: Path | None, *, of_storage: bool = False) -> FaultsFile | None:
+    """Read a file of faults, if there is one; those of storage touch connections only.
+
+    Raises:
+        AskedError: with everything that is wrong with it, by line and column.
+    """
+    if path is None:
+        return None
+    try:
+        loaded = load_faults(path)
+    except ScenarioError as error:
+        raise AskedError(str(error)) from error
+    if of_storage and (wrong := list(storage_problems(loaded.faults))):
+        raise AskedError("\n".join(wrong))
+    return loaded
+
+
+def has_chance(faults: tuple[Fault, ...]) -> bool:
+    """True if what the faults do depends on a seed."""
+    return any(
+        any(isinstance(each, Chance) for each in fault.conditions)
+        or (isinstance(fault.action, Latency) and fault.action.jitter_s > 0)
+        or (isinstance(fault.action, Slice) and fault.action.variation_bytes > 0)
+        for fault in faults
+    )

@@ -1,0 +1,270 @@
+"""The standalone proxy, with real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from proxy_helpers import LOOPBACK
+from service_helpers import STREAM, serving
+from wire_helpers import PAGES, ram_part
+
+from testbed.fault.plan import (
+    Close,
+    ConnectionPlace,
+    Fault,
+    OffsetPlace,
+    Refuse,
+    Reset,
+    SectionPlace,
+    SetField,
+)
+from testbed.log import Log
+from testbed.proxy.address import TcpAddress
+from testbed.proxy.recording import Direction, FolderRecorder, Recording
+from testbed.standalone.asked import Settings, Way
+from testbed.standalone.service import Outcome, Service, ServiceError
+
+FOOTER = SectionPlace("ram", kind="part", part="footer", field="mark")
+AT = STREAM.index(ram_part(*PAGES))
+
+
+def changed(stream: bytes) -> bool:
+    """True if it is the stream with the footer's mark set to zero."""
+    differing = [at for at, (a, b) in enumerate(zip(stream, STREAM, strict=True)) if a != b]
+    return len(differing) == 1 and stream[differing[0]] == 0
+
+
+async def test_migrations_pass_one_after_another() -> None:
+    async with serving() as rig:
+        for number in (1, 2, 3):
+            assert await rig.migrate() == STREAM
+            ended = await rig.logged("migration-ended", migration=number)
+            assert ended.facts["outcome"] == "whole"
+            assert ended.facts["bytes_forward"] == len(STREAM)
+        rig.service.stop()
+        assert await rig.outcome() is Outcome.STOPPED
+
+
+async def test_a_new_migration_is_a_new_attempt() -> None:
+    async with serving(Fault(FOOTER, SetField(0), "second", attempt=2)) as rig:
+        assert await rig.migrate() == STREAM
+        assert changed(await rig.migrate())
+        assert await rig.migrate() == STREAM
+        struck = await rig.logged("fault-struck")
+        assert (struck.facts["fault"], struck.facts["connection"]) == ("second", 2)
+
+
+async def test_every_attempt_can_be_struck() -> None:
+    async with serving(Fault(FOOTER, SetField(0), "each", attempt=None, times=None)) as rig:
+        for _ in range(3):
+            assert changed(await rig.migrate())
+
+
+async def test_a_connection_of_a_later_migration_can_be_refused() -> None:
+    fault = Fault(ConnectionPlace(1), Refuse(), "no", attempt=2)
+    async with serving(fault) as rig:
+        assert await rig.migrate() == STREAM
+        await rig.logged("fault-struck", fault="no")
+        with pytest.raises(ConnectionRefusedError):
+            await rig.source()
+
+
+async def test_what_did_not_strike_is_told_when_its_migration_is_over() -> None:
+    faults = [
+        Fault(SectionPlace("nosuch"), Close(), "first"),
+        Fault(SectionPlace("nosuch"), Close(), "second", attempt=2),
+    ]
+    async with serving(*faults) as rig:
+        await rig.migrate()
+        told = [event.facts["sentence"] for event in rig.log.find("fault-unfired")]
+        assert [each.split(":")[0] for each in told] == ["fault 1 (first) never fired"]
+        await rig.migrate()
+        told = [event.facts["sentence"] for event in rig.log.find("fault-unfired")]
+        assert told[1].startswith("fault 2 (second) never fired")
+
+
+async def test_once_ends_with_the_first_migration() -> None:
+    async with serving(Fault(FOOTER, SetField(0), "it"), once=True) as rig:
+        assert changed(await rig.migrate())
+        assert await rig.outcome() is Outcome.OVER
+
+
+async def test_once_says_which_fault_never_struck() -> None:
+    faults = [
+        Fault(FOOTER, SetField(0), "it"),
+        Fault(SectionPlace("nosuch"), Close(), "never"),
+        Fault(FOOTER, SetField(0), "later", attempt=2),
+    ]
+    async with serving(*faults, once=True) as rig:
+        await rig.migrate()
+        assert await rig.outcome() is Outcome.UNFIRED
+        told = [event.facts["sentence"].split(":")[0] for event in rig.log.find("fault-unfired")]
+        assert told == ["fault 2 (never) never fired", "fault 3 (later) never fired"]
+
+
+async def test_strangers_do_not_end_it_once() -> None:
+    async with serving(once=True) as rig:
+        for _ in range(3):
+            await rig.migrate(b"GET / HTTP/1.0\r\n\r\n")
+        assert not rig.running.done()
+        assert await rig.migrate() == STREAM
+        assert await rig.outcome() is Outcome.OVER
+
+
+async def test_the_first_stop_lets_a_migration_through() -> None:
+    async with serving() as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        rig.service.stop()
+        said = (await rig.logged("stopping")).facts["sentence"]
+        assert "still open: connection 1;" in said
+        with pytest.raises(ConnectionRefusedError):
+            await rig.source()
+        await source.send(STREAM[AT:])
+        source.finish()
+        assert await destination.rest() == STREAM[AT:]
+        assert not rig.running.done()
+        destination.finish()
+        assert await rig.outcome() is Outcome.STOPPED
+
+
+async def test_the_second_stop_resets() -> None:
+    async with serving() as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        rig.service.stop()
+        rig.service.stop()
+        assert await rig.outcome() is Outcome.RESET
+        assert await source.is_reset()
+        assert await destination.is_reset()
+
+
+async def test_an_upstream_that_refuses_is_told_and_the_next_one_is_tried() -> None:
+    async with serving() as rig:
+        port = rig.destination.address.port
+        rig.destination.listener.close()
+        source = await rig.source()
+        await source.send(STREAM[:4])
+        assert await source.is_reset()
+        refused = await rig.logged("upstream-refused")
+        assert refused.facts["error"] == "ECONNREFUSED Connection refused"
+        rig.destination.listener = rig.stack.enter_context(socket.create_server((LOOPBACK, port)))
+        rig.destination.listener.setblocking(False)
+        assert await rig.migrate() == STREAM
+
+
+async def test_many_who_connect_and_go_leave_nothing() -> None:
+    async with serving() as rig:
+        for _ in range(1000):
+            with socket.create_connection(rig.addresses["proxy"]):
+                pass
+            await asyncio.sleep(0)
+        assert await rig.migrate() == STREAM
+        rig.service.stop()
+        assert await rig.outcome() is Outcome.STOPPED
+
+
+async def test_who_sends_a_byte_and_waits_holds_up_nobody() -> None:
+    async with serving() as rig:
+        slow = [await rig.source() for _ in range(20)]
+        for each in slow:
+            await each.send(STREAM[:1])
+        assert await rig.migrate() == STREAM
+
+
+async def test_what_passed_is_recorded(tmp_path: Path) -> None:
+    recorder = FolderRecorder(tmp_path, print)
+    async with serving(Fault(FOOTER, SetField(0), "it"), recorder=recorder) as rig:
+        assert changed(await rig.migrate())
+        assert await rig.migrate() == STREAM
+    read = Recording.open(tmp_path)
+    assert [each.how for each in read.connections.values()] == ["FIN", "FIN"]
+    for number in (1, 2):  # what came in, before any fault
+        assert read.file(number, Direction.FORWARD).read_bytes() == STREAM
+
+
+async def test_a_migration_that_is_cut_off_leaves_what_passed_recorded(tmp_path: Path) -> None:
+    recorder = FolderRecorder(tmp_path, print)
+    async with serving(recorder=recorder) as rig:
+        _, destination = await rig.pair(STREAM[:AT])
+        await destination.send(b"pong")
+        await rig.logged("connection-identified")
+        rig.service.stop()
+        rig.service.stop()
+        assert await rig.outcome() is Outcome.RESET
+    assert Recording.open(tmp_path).file(1, Direction.FORWARD).read_bytes() == STREAM[:AT]
+
+
+# Storage
+
+
+async def test_storage_passes_whoever_speaks_first() -> None:
+    async with serving() as rig:
+        source = await rig.source("nbd")
+        destination = await rig.storage.next()
+        await destination.send(b"NBDMAGIC")
+        assert await source.exactly(8) == b"NBDMAGIC"
+        await source.send(b"\0\0\0\3")
+        assert await destination.exactly(4) == b"\0\0\0\3"
+        source.finish()
+        destination.finish()
+        ended = await rig.logged("connection-ended")
+        assert (ended.actor, ended.facts["bytes_forward"]) == ("nbd", 4)
+
+
+async def test_storage_is_no_migration() -> None:
+    async with serving(once=True) as rig:
+        source = await rig.source("nbd")
+        destination = await rig.storage.next()
+        await source.send(STREAM)
+        assert await destination.exactly(len(STREAM)) == STREAM
+        source.finish()
+        destination.finish()
+        await rig.logged("connection-ended")
+        assert not rig.running.done()
+        assert rig.log.first("migration-began") is None
+
+
+async def test_storage_can_be_reset_at_an_offset() -> None:
+    fault = Fault(OffsetPlace(10), Reset(), "it")
+    async with serving(storage_faults=(fault,)) as rig:
+        source = await rig.source("nbd")
+        destination = await rig.storage.next()
+        await source.send(bytes(20))
+        assert await destination.exactly(10) == bytes(10)
+        assert await source.is_reset()
+        assert (await rig.logged("fault-struck", fault="it")).actor == "nbd"
+
+
+async def test_storage_that_is_open_is_waited_for() -> None:
+    async with serving() as rig:
+        source = await rig.source("nbd")
+        destination = await rig.storage.next()
+        await rig.logged("connection-opened")
+        rig.service.stop()
+        await rig.logged("stopping")
+        assert not rig.running.done()
+        source.finish()
+        destination.finish()
+        assert await rig.outcome() is Outcome.STOPPED
+
+
+# What cannot be
+
+
+async def test_an_address_in_use_is_said() -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        address = TcpAddress(*taken.getsockname())
+        service = Service(Settings(Way(address, address)), Log())
+        with pytest.raises(ServiceError) as error:
+            await service.run()
+        said = f"{address}: cannot be listened on: EADDRINUSE Address already in use"
+        assert str(error.value) == said
+
+
+async def test_a_name_that_is_none_is_said() -> None:
+    nowhere = TcpAddress("nosuch.invalid", 1)
+    service = Service(Settings(Way(TcpAddress(LOOPBACK, 0), nowhere)), Log())
+    with pytest.raises(ServiceError, match=r"^nosuch.invalid:1: "):
+        await service.run()
