@@ -5,29 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from testbed.wire import EditError
-from testbed.wire.element import Element, SectionHeader
+from testbed.wire.element import Element, RamFlag, RamPage
 from testbed.wire.piece import flipped, number
+from testbed.wire.structs import U64
 
-from .command import Command, End, GoDark, Wait
-from .place import Miss, Range
+from .copies import Keeper, LastBytes, OlderPage, is_whole_section
+from .parts import with_bits
+from .place import Known, Miss, Range
 from .plan import (
-    Blackhole,
-    Close,
     Delete,
+    Duplicate,
     Fault,
     FlipBits,
     Insert,
     Point,
-    Reset,
-    SectionPlace,
+    Replay,
     SetField,
-    Side,
-    Stall,
-    Truncate,
+    StalePage,
+    Swap,
 )
-
-BETWEEN_BYTES = (Close, Reset, Blackhole, Stall, Truncate)
-"""Actions that change no byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +34,28 @@ class Edit:
     start: int
     end: int
     new: bytes = b""
-    deletes: SectionHeader | None = None  # the section that is taken out up to its footer
+
+    @property
+    def of_section(self) -> bool:
+        """It is of the whole section that begins with the element."""
+        return is_whole_section(self.fault.place)
 
 
-def edit_of(fault: Fault, found: Range, element: Element) -> Edit:
+def edit_of(
+    fault: Fault, found: Range, element: Element, known: Known, keeper: Keeper | None
+) -> Edit:
     """What the fault does in the range that its place names.
 
     Raises:
-        Miss: the value or the mask does not fit there.
+        Miss: the value or the mask does not fit there, or there is nothing to put there.
     """
     match fault.action:
+        case SetField(value=int(value)) if found.bits is not None:
+            record = int.from_bytes(element.raw[: U64.size], "big")
+            changed = with_bits(record, found.bits, value, known.page_bytes)
+            if changed is None:
+                raise Miss(f"{value:#x} does not fit into the {found.bits} of a page record")
+            return Edit(fault, 0, U64.size, U64.pack(changed))
         case SetField(value=int(value)):
             return Edit(fault, found.start, found.end, _integer(value, found))
         case SetField(value=bytes(value)):
@@ -56,38 +64,36 @@ def edit_of(fault: Fault, found: Range, element: Element) -> Edit:
         case FlipBits(mask=mask):
             end = _reach(found, len(mask), element)
             return Edit(fault, found.start, end, flipped(element.raw[found.start : end], mask))
-        case Delete():
-            deletes = element.section if _whole_section(fault) else None
-            return Edit(fault, found.start, found.end, b"", deletes)
+        case Delete() | Swap():
+            return Edit(fault, found.start, found.end)
+        case Duplicate():
+            whole = element.raw if not is_whole_section(fault.place) else b""
+            return Edit(fault, found.end, found.end, whole)
+        case StalePage():
+            assert isinstance(keeper, OlderPage)
+            return _stale(fault, element, keeper, known.page_bytes)
+    at = found.start if fault.point is Point.BEFORE else found.end
+    match fault.action:
         case Insert(data=data):
-            at = _between(fault, found)
             return Edit(fault, at, at, data)
+        case Replay():
+            assert isinstance(keeper, LastBytes)
+            return Edit(fault, at, at, keeper.last())
         case _:
-            at = _between(fault, found)
             return Edit(fault, at, at)
 
 
-def connection_commands(fault: Fault) -> list[Command]:
-    """The commands of an action on the connection; none for those on content."""
-    match fault.action:
-        case Close(side=side):
-            return [End(each, reset=False) for each in _each(side)]
-        case Reset(side=side):
-            return [End(each, reset=True) for each in _each(side)]
-        case Blackhole(toward=toward, swallow=swallow):
-            return [GoDark(each, swallow) for each in _each(toward)]
-        case Stall(for_s=for_s, toward=toward):
-            return [Wait(each, for_s) for each in _each(toward)]
-        case _:
-            return []
-
-
-def _each(side: Side) -> tuple[Side, ...]:
-    return (Side.SOURCE, Side.DESTINATION) if side is Side.BOTH else (side,)
-
-
-def _between(fault: Fault, found: Range) -> int:
-    return found.start if fault.point is Point.BEFORE else found.end
+def _stale(fault: Fault, element: Element, keeper: OlderPage, page_bytes: int) -> Edit:
+    """The record with older data: in place if it has a whole page, else as one that has."""
+    page, size = element.value, len(element.raw)
+    assert isinstance(page, RamPage)
+    older = keeper.before(page, page_bytes)
+    if page.flags & RamFlag.PAGE:
+        return Edit(fault, size - page_bytes, size, older)
+    idstr = element.span("idstr")
+    head = U64.size if idstr is None else idstr.start + idstr.size_bytes
+    record = U64.pack(page.offset_bytes | RamFlag.PAGE | page.flags & RamFlag.CONTINUE)
+    return Edit(fault, 0, size, record + element.raw[U64.size : head] + older)
 
 
 def _integer(value: int, found: Range) -> bytes:
@@ -104,8 +110,3 @@ def _reach(found: Range, size: int, element: Element) -> int:
     if end > last:
         raise Miss(f"{size} bytes do not fit: there are {last - found.start}")
     return end
-
-
-def _whole_section(fault: Fault) -> bool:
-    place = fault.place
-    return isinstance(place, SectionPlace) and place.part == "section" and place.byte is None

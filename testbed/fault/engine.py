@@ -8,18 +8,63 @@ boundaries for certain; RAM never is.
 
 from __future__ import annotations
 
-from testbed.wire import ChannelKind, Layout, MainChannel, ReturnPath
+from collections import Counter
 
-from .command import Command
+from testbed.wire import (
+    ChannelKind,
+    Layout,
+    MainChannel,
+    MultifdChannel,
+    OpaqueChannel,
+    PreemptChannel,
+    ReturnPath,
+    TlsChannel,
+)
+from testbed.wire.channel import Channel as ChannelParser
+
+from .carried import connection_commands
+from .command import Command, Everywhere, Observed, Signalled
 from .describe import describe_place
-from .lane import Lane, Parser
+from .lane import Lane
 from .ledger import DeviceSections, Ledger
-from .place import matcher, on_return_path
-from .plan import Fault, Side, StatePlace
-from .relay import Due, Passing, Relay
+from .outlet import Outlet
+from .place import channel_of, number_of
+from .plan import (
+    Bandwidth,
+    Blackhole,
+    Channel,
+    ConnectionPlace,
+    Fault,
+    HalfClose,
+    Latency,
+    Restore,
+    Side,
+    Slice,
+    Stall,
+    StatePlace,
+    Truncate,
+)
+from .relay import Relay
+from .scene import Scene
+from .strikes import Strikes
+from .trigger import chances
 from .validate import validate_fault
 
 __all__ = ["FaultEngine", "validate_fault"]
+
+CHANNELS = {
+    ChannelKind.MAIN: Channel.MAIN,
+    ChannelKind.RECOVERY: Channel.MAIN,
+    ChannelKind.MULTIFD: Channel.MULTIFD,
+    ChannelKind.PREEMPT: Channel.PREEMPT,
+    ChannelKind.TLS: Channel.TLS,
+}
+PAGE_BYTES = 4096
+"""Of the target, until a main channel says otherwise."""
+LASTING = (Blackhole, HalfClose, Truncate, Stall, Latency, Bandwidth, Slice, Restore)
+"""What goes on after the moment: on a connection that just came, it begins with the first byte."""
+Due = tuple[Fault, str]
+"""A fault whose state has come, and what was reported."""
 
 
 class FaultEngine:
@@ -28,18 +73,21 @@ class FaultEngine:
     Args:
         faults: their names differ.
         seed: of what is left to chance.
+        watched: what passes is told (`Observed`); else only what faults do, and what no fault
+            needs to see need not be shown (`Relay.is_passing`).
     """
 
-    def __init__(self, faults: tuple[Fault, ...] = (), *, seed: int = 0) -> None:
+    def __init__(
+        self, faults: tuple[Fault, ...] = (), *, seed: int = 0, watched: bool = True
+    ) -> None:
         self.faults = faults
         self.seed = seed
         self.attempt = 1
+        self._watched = watched
         self._ledger = Ledger()
-        self._matchers = [found for fault in faults if (found := matcher(fault)) is not None]
-        self._state_counts = dict.fromkeys((fault.name for fault in faults), 0)
-        self._number_of_main = 0
-        self._due: list[Due] = []  # their state came while there was no connection
-        self._relays: dict[int, Relay] = {}  # the last one of each attempt
+        self._chance = chances(faults, seed)
+        self._seen: dict[int, dict[tuple[Channel, int], str]] = {}  # of past attempts
+        self._begin()
 
     @property
     def layout(self) -> Layout | None:
@@ -53,48 +101,79 @@ class FaultEngine:
 
     def next_attempt(self) -> None:
         """What comes now belongs to another migration."""
+        self._seen[self.attempt] = self._seen_now()
         self.attempt += 1
-        self._due.clear()
+        self._begin()
 
-    def awaiting(self, _number: int, /) -> list[Command]:
+    def _begin(self) -> None:
+        self._scene = Scene(self.attempt, self.faults, self._ledger, self._chance)
+        self._relays: dict[int, Relay] = {}
+        self._numbers: Counter[Channel] = Counter()  # connections of each channel so far
+        self._due: list[Due] = []  # their state came while there was no connection
+        self._opening: dict[int, list[Command]] = {}  # of connections that are no relay yet
+        self._awaited = 0  # what may come next
+
+    # Connections
+
+    def awaiting(self, number: int) -> list[Command]:
         """What there is to do while connection `number` of the attempt is what may come next.
 
-        Only here, and in what a relay or `observed` answers later, StopListening can come.
+        StopListening and Observed; either can also come later, in what is answered to anything
+        else, when what a fault waits for is reached.
         """
-        return []
+        self._awaited = number
+        return self._refusals()
 
-    def came(self, _number: int, /) -> list[Command]:
+    def came(self, number: int) -> list[Command]:
         """What there is to do with connection `number` of the attempt: nothing of it was read.
 
-        HoldBack, Tarpit, End (of the source's side), Signalled, Everywhere, Observed. What goes on
-        for longer (Wait, Shape, GoDark, HalfClose) is in its relay's `opening`.
+        HoldBack, Tarpit, End, Signalled, Everywhere, Observed. What goes on for longer (Wait,
+        Shape, GoDark, HalfClose) comes as its relay's `opening`.
         """
-        return []
+        self._scene.came(number)
+        commands: list[Command] = []
+        for fault in self._scene.at_connection(number, refusing=False):
+            struck, more = self._struck(fault, f"connection {number} came")
+            commands += struck
+            if isinstance(fault.action, LASTING) and not fault.everywhere:
+                self._opening.setdefault(number, []).extend(more)
+            else:
+                commands += more
+        self._everywhere(commands)
+        return commands + self._refusals()
 
-    def connection(self, number: int, kind: ChannelKind | None) -> Passing:
+    def connection(self, number: int, kind: ChannelKind | None) -> Relay:
         """The relay of connection `number` of this attempt, told apart by its first bytes.
 
         Args:
             number: of the connections of the attempt, from 1, in the order in which they came.
             kind: None: nothing that we know.
         """
-        if kind not in (ChannelKind.MAIN, ChannelKind.RECOVERY):
-            return Passing()
-        recovers = kind is ChannelKind.RECOVERY
-        self._number_of_main = number
-        previous = self._relays.get(self.attempt)
-        number = 1 if previous is None else previous.number + 1
-        main, back = MainChannel(), ReturnPath()
-        recovers = recovers and previous is not None
-        if previous is not None and recovers:
-            main, back = previous.forward.parser.recovered(), previous.backward.parser.recovered()
+        channel = Channel.UNKNOWN if kind is None else CHANNELS.get(kind, Channel.UNKNOWN)
+        main = self._last(Channel.MAIN)
+        self._numbers[channel] += 1
+        connection = max(self._numbers[Channel.MAIN], 1)
+        index = self._numbers[channel]
+        recovers = kind is ChannelKind.RECOVERY and main is not None
+        parser = None if main is None else main.forward.parser
+        page_bytes = parser.page_bytes if isinstance(parser, MainChannel) else PAGE_BYTES
+        forward, backward = self._parsers(kind, main, page_bytes)
         relay = Relay(
             number,
-            self._lane(Side.DESTINATION, main, number, postcopy=recovers),
-            self._lane(Side.SOURCE, back, number, postcopy=recovers),
-            self._take_due(number),
+            channel,
+            connection,
+            self._lane(Side.DESTINATION, forward, channel, index, connection),
+            self._lane(Side.SOURCE, backward, _back(channel), index, connection),
+            self._answered,
         )
-        self._relays[self.attempt] = relay
+        in_postcopy = recovers or channel is Channel.PREEMPT
+        relay.forward.begin(postcopy=in_postcopy, page_bytes=page_bytes)
+        self._relays[number] = relay
+        opening = self._opening.pop(number, [])
+        for fault, reported in self._take_due(relay):
+            struck, more = self._struck(fault, reported, relay)
+            opening += struck + more
+        relay.opening = relay.struck(opening)
         return relay
 
     def observed(
@@ -106,22 +185,27 @@ class FaultEngine:
 
         Returns:
             Commands, and the number of the attempt's connection that they are for; 0 for what is
-            for none of them (Signalled, StopListening, Observed).
+            for none of them (Signalled, StopListening, Everywhere, Observed).
         """
-        for fault in self.faults:
-            place = fault.place
-            if not isinstance(place, StatePlace) or fault.attempt != self.attempt:
+        reported = f"{side} reported {status or event}"
+        answers: list[tuple[int, list[Command]]] = []
+        for fault in self._scene.reported(side, event, status):
+            relay = self._relay_for(fault)
+            if relay is None and not self._needs_none(fault):
+                self._due.append((fault, reported))
                 continue
-            wanted = status == place.status if place.status else event == place.event
-            if place.side is side and wanted:
-                self._state_counts[fault.name] += 1
-                if self._state_counts[fault.name] == place.occurrence:
-                    self._due.append((fault, f"{side} reported {status or event}"))
-        relay = self._relays.get(self.attempt)
-        if relay is None or relay.is_over:
-            return []
-        commands = relay.strike(self._take_due(relay.number))
-        return [(self._number_of_main, commands)] if commands else []
+            struck, more = self._struck(fault, reported, relay)
+            commands = struck + more
+            if relay is None:
+                self._everywhere(commands)
+                answers.append((0, commands))
+            else:
+                answers.append((relay.number, relay.struck(commands)))
+        if refusals := self._refusals():
+            answers.append((0, refusals))
+        return answers
+
+    # What never struck
 
     def unfired(self) -> list[str]:
         """A sentence for each fault that never struck."""
@@ -136,32 +220,141 @@ class FaultEngine:
             return self._ledger.misses[fault.name]
         what = describe_place(fault.place)
         if isinstance(fault.place, StatePlace):
-            if self._state_counts[fault.name] >= fault.place.occurrence:
+            if any(due is fault for due, _ in self._due):
                 return f"there was no connection when {what} came"
             return f"no {what} was reported"
+        if isinstance(fault.place, ConnectionPlace):
+            return f"{what} never came"
         seen = "nothing"
-        if (relay := self._relays.get(fault.attempt)) is not None:
-            lane = relay.backward if on_return_path(fault.place) else relay.forward
-            seen = lane.parser.seen()
+        attempt = self.attempt if fault.attempt is None else fault.attempt
+        told = self._seen_now() if attempt == self.attempt else self._seen.get(attempt, {})
+        channel = channel_of(fault.place)
+        for (each, number), words in told.items():
+            if each is channel and number_of(fault.place) in (None, number):
+                seen = words
         return f"no {what} passed; the stream had {seen}"
 
-    def _lane(self, toward: Side, parser: Parser, number: int, *, postcopy: bool) -> Lane[Parser]:
-        """One direction of a connection, with the faults that may still strike it."""
-        done = self._ledger.struck | self._ledger.misses.keys()
-        matchers = [
-            found
-            for found in self._matchers
-            if found.fault.name not in done
-            and found.fault.attempt == self.attempt
-            and found.fault.connection in (None, number)
-            and on_return_path(found.fault.place) == (toward is Side.SOURCE)
-        ]
-        return Lane(toward, parser, matchers, self._ledger, postcopy=postcopy)
+    def _seen_now(self) -> dict[tuple[Channel, int], str]:
+        """What passed, by channel and number; of a recovered one all of it."""
+        seen: dict[tuple[Channel, int], str] = {}
+        for relay in self._relays.values():
+            seen[relay.channel, relay.forward.number] = relay.forward.seen()
+            back = _back(relay.channel)
+            if back is not None:
+                seen[back, relay.forward.number] = relay.backward.seen()
+        return seen
 
-    def _take_due(self, number: int) -> list[Due]:
+    # Inside
+
+    def _parsers(
+        self, kind: ChannelKind | None, main: Relay | None, page_bytes: int
+    ) -> tuple[ChannelParser, ChannelParser]:
+        """The parsers of both directions; a recovery's go on where the lost ones were."""
+        parser = None if main is None else main.forward.parser
+        match kind:
+            case ChannelKind.RECOVERY if isinstance(parser, MainChannel) and main is not None:
+                back = main.backward.parser
+                assert isinstance(back, ReturnPath)
+                return parser.recovered(), back.recovered()
+            case ChannelKind.MAIN | ChannelKind.RECOVERY:
+                return MainChannel(in_runs=True), ReturnPath()
+            case ChannelKind.MULTIFD:
+                return MultifdChannel(page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
+            case ChannelKind.PREEMPT:
+                blocks = parser if isinstance(parser, MainChannel) else None
+                return PreemptChannel(blocks, page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
+            case ChannelKind.TLS:
+                return TlsChannel(), TlsChannel()
+            case _:
+                return OpaqueChannel(UNKNOWN), OpaqueChannel(UNKNOWN)
+
+    def _lane(
+        self,
+        toward: Side,
+        parser: ChannelParser,
+        channel: Channel | None,
+        number: int,
+        connection: int,
+    ) -> Lane[ChannelParser]:
+        outlet = Outlet(toward)
+        strikes = Strikes(self._scene, outlet, channel, number, connection)
+        return Lane(outlet, parser, strikes, self._scene, watched=self._watched)
+
+    def _last(self, channel: Channel, number: int | None = None) -> Relay | None:
+        """The last connection with that channel."""
+        found = None
+        for relay in self._relays.values():
+            carries = channel in (relay.channel, _back(relay.channel))
+            if carries and number in (None, relay.forward.number):
+                found = relay
+        return found
+
+    def _relay_for(self, fault: Fault) -> Relay | None:
+        """The live connection that a fault with no place in the stream acts on."""
+        assert isinstance(fault.place, StatePlace)
+        relay = self._last(fault.place.channel, fault.place.number)
+        if relay is None or relay.is_over or fault.connection not in (None, relay.connection):
+            return None
+        return relay
+
+    def _take_due(self, relay: Relay) -> list[Due]:
         """The faults whose state has come, for that connection: they strike now."""
-        due = [each for each in self._due if each[0].connection in (None, number)]
+        due = [each for each in self._due if self._is_for(each[0], relay)]
         for each in due:
             self._due.remove(each)
-            self._ledger.strike(each[0])
         return due
+
+    def _is_for(self, fault: Fault, relay: Relay) -> bool:
+        place = fault.place
+        assert isinstance(place, StatePlace)
+        carries = place.channel in (relay.channel, _back(relay.channel))
+        numbered = place.number in (None, relay.forward.number)
+        return carries and numbered and fault.connection in (None, relay.connection)
+
+    def _needs_none(self, fault: Fault) -> bool:
+        """True if it needs no connection to act on."""
+        commands = connection_commands(fault, Side.DESTINATION)
+        return all(isinstance(command, Signalled) for command in commands)
+
+    def _struck(
+        self, fault: Fault, what: str, relay: Relay | None = None
+    ) -> tuple[list[Command], list[Command]]:
+        """A fault strikes where no stream is: what is told of it, and what it does."""
+        strikes = self._ledger.strike(fault)
+        action = type(fault.action).__name__.lower()
+        facts: dict[str, object] = {"fault": fault.name, "action": action, "element": what}
+        if fault.times != 1:
+            facts["strike"] = strikes
+        returns = isinstance(fault.place, StatePlace) and (
+            fault.place.channel is Channel.RETURN_PATH
+        )
+        toward = Side.SOURCE if returns and relay is not None else Side.DESTINATION
+        return [Observed("fault-struck", facts)], connection_commands(fault, toward)
+
+    def _answered(self, _relay: Relay, commands: list[Command]) -> list[Command]:
+        """A connection's faults did that: what it means for others, and what follows from it."""
+        self._everywhere(commands)
+        return self._refusals()
+
+    def _everywhere(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Everywhere):
+                for relay in self._relays.values():
+                    relay.obey(command.command)
+
+    def _refusals(self) -> list[Command]:
+        """What ends listening for the connection that may come next; each is asked once."""
+        commands: list[Command] = []
+        for fault in self._scene.at_connection(self._awaited, refusing=True):
+            struck, more = self._struck(fault, f"connection {self._awaited} is awaited")
+            commands += struck + more
+        return commands
+
+
+NO_WAY_BACK = "nothing comes this way on such a channel"
+UNKNOWN = "of a connection that begins like no channel"
+
+
+def _back(channel: Channel) -> Channel | None:
+    """What the direction destination to source is, where a place can name it."""
+    return Channel.RETURN_PATH if channel in (Channel.MAIN, Channel.TLS) else None

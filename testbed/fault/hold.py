@@ -37,7 +37,7 @@ class Hold:
     def add(self, element: Element) -> bool:
         """Hold one more; true if nothing more will be learned by waiting."""
         self.elements.append(element)
-        self._left -= len(element.raw)
+        self._left -= element.size_bytes
         return self._left <= 0 or (
             not self.is_package and isinstance(element.value, VmDescription | Opaque)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from testbed.wire import Layout
@@ -23,15 +24,16 @@ class Ledger:
     source sent them in the last stream that had any; `layout` is the last vmdesc that came.
     """
 
-    struck: set[str] = field(default_factory=set)
+    struck: Counter[str] = field(default_factory=Counter)
     misses: dict[str, str] = field(default_factory=dict)
     device_sections: DeviceSections = field(default_factory=dict)
     layout: Layout | None = None
     _device_bytes: int = 0
 
-    def strike(self, fault: Fault) -> None:
-        """Note that the fault has struck."""
-        self.struck.add(fault.name)
+    def strike(self, fault: Fault) -> int:
+        """Note that the fault has struck; how often by now."""
+        self.struck[fault.name] += 1
+        return self.struck[fault.name]
 
     def miss(self, fault: Fault, why: str) -> None:
         """Note that the fault came to its place and could not strike there."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from mmap import mmap
 
-from testbed.wire import MainChannel, ReturnPath
+from testbed.wire.channel import Channel as ChannelParser
 
-from .command import Command, End, HalfClose, Observed, Send
-from .edit import connection_commands
+from .command import Command, End, Everywhere, HalfClose, Observed, Send
 from .lane import Lane
-from .plan import Fault, Side, Truncate
+from .plan import Channel, Side
 from .watch import Watch
-
-Due = tuple[Fault, str]
-"""A fault whose state has come, and what was reported."""
 
 
 class Passing:
@@ -66,29 +62,38 @@ class Passing:
 
 
 class Relay(Passing):
-    """A main connection: both directions, their parsers, the faults between them.
+    """Both directions of a connection, their parsers, the faults between them.
 
-    `number` counts the main connections of an attempt from 1; `due` are faults whose state came
-    before the connection did.
+    Args:
+        number: of the connection in its attempt.
+        channel: what it carries; `index` is its number, where it is one of several.
+        connection: the how-manieth main connection of the attempt it belongs to.
+        forward: source to destination.
+        backward: destination to source.
+        answered: told what is answered, before it is carried out; what it gives is added.
     """
 
     def __init__(
         self,
         number: int,
-        forward: Lane[MainChannel],
-        backward: Lane[ReturnPath],
-        due: Sequence[Due],
+        channel: Channel,
+        connection: int,
+        forward: Lane[ChannelParser],
+        backward: Lane[ChannelParser],
+        answered: Callable[[Relay, list[Command]], list[Command]],
     ) -> None:
         self.number = number
+        self.channel = channel
+        self.connection = connection
         self.forward = forward
         self.backward = backward
         self.watch = forward.watch
-        self.opening = self.strike(due)
+        self._answered = answered
 
     @property
     def phase(self) -> str | None:
         """Of the main channel's parser."""
-        return str(self.forward.parser.phase)
+        return self.forward.phase
 
     @property
     def is_over(self) -> bool:
@@ -100,12 +105,12 @@ class Relay(Passing):
         return self._obeyed(self._lane(sender).received(data))
 
     def received_window(self, sender: Side, data: mmap, start: int, end: int) -> list[Command]:
-        """Bytes `data[start:end]` came from that side."""
-        return self.received(sender, data[start:end])
+        """Bytes `data[start:end]` came from that side; nothing of them is copied."""
+        return self._obeyed(self._lane(sender).received_window(data, start, end))
 
-    def is_passing(self, _sender: Side, /) -> bool:
+    def is_passing(self, sender: Side, /) -> bool:
         """True if nothing parses, watches or shapes what that side sends, from now on."""
-        return False
+        return self._lane(sender).is_passing
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
@@ -123,26 +128,25 @@ class Relay(Passing):
         """That side has been silent for a while: what waits for more is decided now."""
         return self._obeyed(self._lane(sender).silence())
 
-    def strike(self, due: Sequence[Due]) -> list[Command]:
-        """The commands of faults whose state has come, in order; none of them sends bytes."""
-        commands: list[Command] = []
-        for fault, reported in due:
-            action = type(fault.action).__name__.lower()
-            facts = {"fault": fault.name, "action": action, "element": reported}
-            commands.append(Observed("fault-struck", facts))
-            if isinstance(fault.action, Truncate):
-                commands += self.forward.truncate()
-            commands += connection_commands(fault)
+    def struck(self, commands: list[Command]) -> list[Command]:
+        """The commands of faults that strike here without a place in the stream, obeyed."""
         return self._obeyed(commands)
 
-    def _lane(self, sender: Side) -> Lane[MainChannel] | Lane[ReturnPath]:
+    def obey(self, command: Command) -> None:
+        """What a command on this connection means for both directions."""
+        self.forward.outlet.obey(command)
+        self.backward.outlet.obey(command)
+
+    def _lane(self, sender: Side) -> Lane[ChannelParser]:
         return self.forward if sender is Side.SOURCE else self.backward
 
     def _obeyed(self, commands: list[Command]) -> list[Command]:
+        if len(commands) == 1 and isinstance(commands[0], Send):  # nearly always
+            return commands
         for command in commands:
-            self.forward.obey(command)
-            self.backward.obey(command)
-        return commands
+            if not isinstance(command, Send | Observed | Everywhere):
+                self.obey(command)
+        return commands + self._answered(self, commands)
 
 
 def _other(side: Side) -> Side:

@@ -22,12 +22,14 @@ from testbed.wire.element import (
     SectionFooter,
     SectionHeader,
     SectionType,
+    TlsRecord,
     VmDescription,
 )
-from testbed.wire.packet import MultifdPacket
+from testbed.wire.packet import MultifdDeviceState, MultifdInit, MultifdPacket
 from testbed.wire.runs import zeros
 
 from .memory import Memory
+from .plan import Channel, Side
 
 PARTS_MAX = 20
 """PART sections of one idstr that are logged one by one; then only counted."""
@@ -41,6 +43,8 @@ NAMES_MAX = 500
 PROGRESS_BYTES = 1 << 20
 PROGRESS_PAGES = 1 << 8
 """Whichever comes first between two reports of progress: a zero page takes nine bytes."""
+PROGRESS_SHARE = 64
+"""And what passed before, divided by this: so a long stream has no more than some hundred more."""
 REQUESTS = frozenset({MessageType.REQ_PAGES, MessageType.REQ_PAGES_ID})
 WITH_VALUE = frozenset({MessageType.SHUT, MessageType.PONG, MessageType.RESUME_ACK})
 PAYLOAD_BYTES_MAX = 16
@@ -49,13 +53,27 @@ FORWARD, RETURN_PATH = "forward", "return path"
 Fact = tuple[str, Mapping[str, Any]]
 
 
+def direction_toward(side: Side) -> str:
+    """The direction that leads to that side."""
+    return FORWARD if side is Side.DESTINATION else RETURN_PATH
+
+
+def channel_words(channel: Channel | None, number: int) -> str:
+    """A channel for people: `main`, `multifd 2`."""
+    if channel is None:
+        return "unnamed"
+    numbered = channel in (Channel.MULTIFD, Channel.TLS, Channel.UNKNOWN)
+    return f"{channel} {number}" if numbered else channel.value
+
+
 class Watch:
     """Turns the elements of one direction into facts and totals.
 
     `memory` and `section`, the header of the section that passes, can be looked at meanwhile.
     """
 
-    def __init__(self, direction: str) -> None:
+    def __init__(self, direction: str, channel: str = "main") -> None:
+        self.channel = channel
         self.memory = Memory()
         self.section: SectionHeader | None = None
         self._direction = direction
@@ -64,6 +82,7 @@ class Watch:
         self._messages: Counter[str] = Counter()
         self._singly = 0
         self._opaque = 0
+        self._packets = 0  # of multifd, or records of TLS
         self._pages = 0
         self._zero_pages = 0
         self._bytes = 0
@@ -82,8 +101,8 @@ class Watch:
                 yield from self._section(element)
             case RamBlock() as block:
                 self.memory.block(block)
-            case MultifdPacket() as packet:
-                self.memory.packet(packet)
+            case MultifdPacket() | MultifdDeviceState() | TlsRecord() as packet:
+                self._packet(packet)
             case FileHeader(version=version):
                 yield "file-header", {"offset": element.offset, "version": version}
             case Command() as command:
@@ -94,8 +113,17 @@ class Watch:
                 yield "eof", {"offset": element.offset}
             case VmDescription(text=text):
                 yield "vmdesc", {"offset": element.offset, "length": len(text)}
+            case MultifdInit(channel_id=channel_id):
+                yield "multifd-init", {"channel_id": channel_id, "channel": self.channel}
             case Opaque(why=why):
                 yield from self._unread(why, element)
+
+    def _packet(self, packet: MultifdPacket | MultifdDeviceState | TlsRecord) -> None:
+        self._packets += 1
+        if isinstance(packet, MultifdPacket):
+            self._pages += packet.normal_pages + packet.zero_pages
+            self._zero_pages += packet.zero_pages
+            self.memory.packet(packet)
 
     def page(self, page: RamPage) -> None:
         """Count a page record; there is nothing to say of a single one."""
@@ -162,7 +190,7 @@ class Watch:
         self._opaque += 1
         if self._opaque <= OPAQUE_MAX:
             facts = {"why": why, "offset": element.offset, "length": len(element.raw)}
-            yield "opaque", {**facts, "direction": self._direction}
+            yield "opaque", {**facts, "direction": self._direction, "channel": self.channel}
 
     def _is_single(self) -> bool:
         self._singly += 1
@@ -172,13 +200,12 @@ class Watch:
         """How far the direction is, now and then; `at_bytes` have come."""
         self._bytes = at_bytes
         reported_bytes, reported_pages = self._reported
-        if (
-            at_bytes - reported_bytes >= PROGRESS_BYTES
-            or self._pages - reported_pages >= PROGRESS_PAGES
-        ):
+        if at_bytes - reported_bytes >= max(
+            PROGRESS_BYTES, at_bytes // PROGRESS_SHARE
+        ) or self._pages - reported_pages >= max(PROGRESS_PAGES, self._pages // PROGRESS_SHARE):
             self._reported = at_bytes, self._pages
-            facts = {"direction": self._direction, "bytes": at_bytes, "pages": self._pages}
-            yield "progress", {**facts, "phase": phase}
+            facts = {"direction": self._direction, "channel": self.channel, "bytes": at_bytes}
+            yield "progress", {**facts, "pages": self._pages, "phase": phase}
 
     def totals(self, seen: str) -> Fact:
         """All that passed, when the direction has ended."""
@@ -186,6 +213,7 @@ class Watch:
             "stream-totals",
             {
                 "direction": self._direction,
+                "channel": self.channel,
                 "bytes": self._bytes,
                 "pages": self._pages,
                 "zero_pages": self._zero_pages,
@@ -195,6 +223,7 @@ class Watch:
                 "sections": dict(self._sections.most_common(NAMES_MAX)),
                 "commands": dict(islice(self._commands.items(), NAMES_MAX)),
                 "messages": dict(islice(self._messages.items(), NAMES_MAX)),
+                "packets": self._packets,
                 "seen": seen,
             },
         )

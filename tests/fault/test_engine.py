@@ -685,12 +685,15 @@ def test_a_strike_is_told_with_its_bytes() -> None:
         {
             "fault": "it",
             "action": "setfield",
+            "channel": "main",
             "direction": "forward",
             "offset": 4,
-            "element": "fileheader",
+            "element": "file-header",
             "certainty": "exact",
             "before": "00000003",
+            "before_bytes": 4,
             "after": "00000002",
+            "after_bytes": 4,
         },
     )
 

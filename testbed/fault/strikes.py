@@ -1,0 +1,358 @@
+"""Where the elements of a direction leave: what the faults that strike in them do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from testbed.wire.element import (
+    Element,
+    PageRun,
+    RamPage,
+    RunElement,
+    SectionFooter,
+    SectionHeader,
+)
+from testbed.wire.kinds import kind_of
+
+from .carried import connection_commands
+from .collector import Collector
+from .copies import Keeper, LastBytes
+from .describe import describe
+from .edit import Edit, edit_of
+from .exchange import Exchange
+from .ledger import Ledger
+from .outlet import Outlet
+from .place import Known, Miss
+from .plan import Channel, Delete, Duplicate, Fault, Swap
+from .records import Records
+from .scene import Scene
+from .trigger import Landmark, Lookout, Trigger
+from .watch import channel_words, direction_toward
+
+HEX_BYTES_MAX = 32
+"""Of what a fault changed, in the log."""
+
+
+class Strikes:
+    """The faults that may strike in one direction of one connection.
+
+    Args:
+        channel: what the direction carries; None: what no place can name.
+        number: of the channel, where it is one of several.
+        connection: the how-manieth main connection of the attempt it belongs to.
+    """
+
+    def __init__(
+        self, scene: Scene, outlet: Outlet, channel: Channel | None, number: int, connection: int
+    ) -> None:
+        self.known = Known(blocks=scene.blocks)
+        self.channel = channel
+        self.number = number
+        self._scene = scene
+        self._ledger: Ledger = scene.ledger
+        self._outlet = outlet
+        mine = [] if channel is None else [each for each in scene.lookouts() if self._is_here(each)]
+        self._landmarks = [each for each in mine if isinstance(each, Landmark)]
+        self._triggers = [
+            each
+            for each in mine
+            if isinstance(each, Trigger) and each.fault.connection in (None, connection)
+        ]
+        self._keepers: list[tuple[str, Keeper]] = [
+            (name, each) for name, each in scene.keepers.items() if each in mine
+        ]
+        self._paged: list[Lookout] = []
+        self._exchange: Exchange | None = None
+        self._collectors: list[Collector] = []
+        self._doubled: list[Fault] = []  # their sections are on their way
+        self._deleting: SectionHeader | None = None
+        self.prune()
+
+    @property
+    def is_armed(self) -> bool:
+        """Something may strike, or is under way."""
+        return bool(
+            self._triggers
+            or self._landmarks
+            or self._keepers
+            or self._exchange
+            or self._collectors
+            or self._deleting
+        )
+
+    @property
+    def held_from(self) -> int | None:
+        """The offset of the first byte that is held for an exchange."""
+        return None if self._exchange is None else self._exchange.start
+
+    def faults(self) -> list[Fault]:
+        """Those that may strike yet."""
+        return [each.fault for each in self._triggers]
+
+    def renumber(self, number: int) -> None:
+        """The channel says which number it has."""
+        self.number = number
+        self._landmarks = [each for each in self._landmarks if self._is_here(each)]
+        self._triggers = [each for each in self._triggers if self._is_here(each)]
+        self._keepers = [each for each in self._keepers if self._is_here(each[1])]
+        self.prune()
+
+    def prune(self) -> None:
+        """Forget what is done, here or on another connection."""
+        draws = self._scene.draws
+        self._landmarks = [each for each in self._landmarks if not each.is_done]
+        self._triggers = [each for each in self._triggers if not each.is_done]
+        self._keepers = [each for each in self._keepers if not draws[each[0]].is_done]
+        lookouts = [*self._landmarks, *self._triggers, *(keeper for _, keeper in self._keepers)]
+        self._paged = [each for each in lookouts if each.in_pages]
+
+    def leave(self, element: Element) -> None:
+        """The element goes on, changed by what strikes in it."""
+        if not isinstance(element, RunElement):
+            self._leave(element, self._edits(element))
+            return
+        run = element.value
+        assert isinstance(run, PageRun), "no other elements come in runs"
+        if self._paged or (self._exchange is not None and self._exchange.wants(kind_of(run))):
+            self._leave_split(Records(element, run))
+        else:
+            self._leave(element, ())
+
+    def let_go(self, why: str) -> None:
+        """What waits for more will not get it: an exchange is undone."""
+        if self._exchange is not None:
+            self._settle(why)
+
+    def finish(self, why: str) -> None:
+        """The stream is over."""
+        self.let_go(why)
+        for fault in self._doubled:
+            self._ledger.miss(fault, f"{why} in the section")
+        self._doubled.clear()
+        self._collectors.clear()
+
+    def miss(self, faults: Sequence[Fault], why: str) -> None:
+        """These faults cannot strike any more."""
+        for fault in faults:
+            self._ledger.miss(fault, why)
+            self._scene.draws[fault.name].used()
+        self.prune()
+
+    def _is_here(self, lookout: Lookout) -> bool:
+        return self.channel is not None and lookout.is_on(self.channel, self.number)
+
+    # Runs of page records
+
+    def _leave_split(self, records: Records) -> None:
+        at, count = 0, len(records)
+        while at < count:
+            stop = self._next_single(records, at)
+            if stop > at:
+                for each in self._paged:
+                    each.passed_over(records, at, stop, self.known)
+                self._leave(_slice(records, at, stop), ())
+            if stop < count:
+                start = records.element.offset + records.start(stop)
+                raw = self._outlet.kept.take(
+                    start, records.element.offset + records.start(stop + 1)
+                )
+                single = records.single(stop, raw)
+                self._leave(single, self._edits(single))
+            at = stop + 1
+
+    def _next_single(self, records: Records, at: int) -> int:
+        """The next record that somebody has to see by itself."""
+        if self._exchange is not None and self._exchange.wants("ram-page"):
+            return at
+        wanted = (each.wanted_in(records, at, self.known) for each in self._paged)
+        return min((each for each in wanted if each is not None), default=len(records))
+
+    # What strikes in an element
+
+    def _edits(self, element: Element) -> list[Edit]:
+        """What the faults that strike in the element do to it, in the order of their places."""
+        edits: list[Edit] = []
+        known = self.known
+        known.layout = self._ledger.layout
+        changed = False
+        for landmark in self._landmarks:
+            changed |= self._reaches(landmark, element)
+        for trigger in self._triggers:
+            try:
+                found = trigger.find(element, known)
+                if found is not None:
+                    changed = True
+                    keeper = self._scene.keepers.get(trigger.fault.name)
+                    edits.append(edit_of(trigger.fault, found, element, known, keeper))
+            except Miss as miss:
+                changed = True
+                self._ledger.miss(trigger.fault, f"at the {self._describe(element)}: {miss}")
+        for _, keeper in self._keepers:
+            self._keep(keeper, element)
+        if changed:
+            self.prune()
+        return sorted(edits, key=lambda edit: edit.start) if len(edits) > 1 else edits
+
+    def _reaches(self, landmark: Landmark, element: Element) -> bool:
+        try:
+            return landmark.find(element, self.known) is not None
+        except Miss:  # it is there, if not all that is named of it
+            return True
+
+    def _keep(self, keeper: Keeper, element: Element) -> None:
+        try:
+            found = keeper.find(element, self.known)
+        except Miss:
+            return
+        if found is None:
+            return
+        if not isinstance(keeper, LastBytes):
+            assert isinstance(element.value, RamPage)
+            keeper.keep(element.value, self.known.page_bytes)
+        elif keeper.is_section:
+            self._collectors.append(Collector(element, keeper.keep))
+        else:
+            keeper.keep(element.raw[found.start : found.end])
+
+    # Leaving
+
+    def _leave(self, element: Element, edits: Sequence[Edit]) -> None:
+        exchange = self._exchange
+        if exchange is not None and not exchange.takes(element):
+            exchange.end()
+            self._settle("the next one was cut")
+            exchange = self._exchange
+        if exchange is None:
+            self._apply(element, edits)
+            return
+        try:
+            exchange.add(element, edits)
+        except Miss as miss:
+            self._settle(str(miss))
+            self._leave(element, edits)
+            return
+        if exchange.is_complete:
+            self._settle("")
+
+    def _settle(self, why: str) -> None:
+        """Send on what was held for an exchange: exchanged if it is complete, or as it came."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        leaving = exchange.as_it_came()
+        if exchange.is_complete and exchange.second is not None:
+            leaving = exchange.exchanged()
+            self._strike(exchange.edit, exchange.first, new=exchange.second.raw)
+        else:
+            at = self._describe(exchange.first)
+            self._ledger.miss(exchange.edit.fault, f"at the {at}: {why}")
+        for element, edits in leaving:
+            self._leave(element, edits)
+
+    def _apply(self, element: Element, edits: Sequence[Edit]) -> None:
+        outlet, offset = self._outlet, element.offset
+        at = max(offset, outlet.ahead)
+        if self._collectors:
+            self._collectors = [each for each in self._collectors if not each.is_over(element)]
+        if self._deleting is not None and self._is_deleted(element):
+            for edit in edits:
+                self._cannot(edit, element, "its section was taken out")
+            self._collect(element)
+            return
+        for number, edit in enumerate(edits):
+            if outlet.shut:
+                self._ledger.miss(
+                    edit.fault, f"the stream was cut before the {self._describe(element)}"
+                )
+            elif offset + edit.start < at:
+                why = "those bytes had been changed, or gone on while the source was silent"
+                self._cannot(edit, element, why)
+            elif isinstance(edit.fault.action, Swap):
+                others = [*edits[:number], *edits[number + 1 :]]
+                if number:
+                    self._cannot(edit, element, "another fault strikes in it")
+                    continue
+                self._exchange = Exchange(edit, element, others)
+                return
+            else:
+                outlet.pass_on(at, offset + edit.start)
+                self._do(edit, element)
+                at = offset + edit.end
+        outlet.pass_on(at, element.end)
+        self._collect(element)
+
+    def _do(self, edit: Edit, element: Element) -> None:
+        action = edit.fault.action
+        if isinstance(action, Duplicate) and edit.of_section:
+            self._doubled.append(edit.fault)
+            self._collectors.append(Collector(element, partial(self._double, edit, element)))
+            return
+        self._strike(edit, element, new=edit.new)
+        self._outlet.put(edit.new)
+        if isinstance(action, Delete) and edit.of_section:
+            self._deleting = element.section
+        for command in connection_commands(edit.fault, self._outlet.toward):
+            self._outlet.do(command)
+
+    def _double(self, edit: Edit, header: Element, data: bytes | None) -> None:
+        """All of a section has passed that is to pass twice."""
+        self._doubled.remove(edit.fault)
+        if data is None:
+            self._cannot(edit, header, "the section is too long to be kept")
+        elif self._outlet.shut:
+            self._cannot(edit, header, "the stream was cut in the section")
+        else:
+            self._strike(edit, header, new=data)
+            self._outlet.put(data)
+
+    def _collect(self, element: Element) -> None:
+        if not self._collectors:
+            return
+        data = element.raw
+        if isinstance(element, RunElement):
+            data = self._outlet.kept.take(element.offset, element.end)
+        self._collectors = [each for each in self._collectors if not each.add(element, data)]
+
+    def _is_deleted(self, element: Element) -> bool:
+        """True if the element is inside a section that is being taken out."""
+        inside = not isinstance(element.value, SectionHeader) and element.section is not None
+        if not inside or isinstance(element.value, SectionFooter):
+            self._deleting = None
+        return inside
+
+    def _describe(self, element: Element) -> str:
+        return describe(element, page_bytes=self.known.page_bytes)
+
+    def _cannot(self, edit: Edit, element: Element, why: str) -> None:
+        self._ledger.miss(edit.fault, f"at the {self._describe(element)}: {why}")
+
+    def _strike(self, edit: Edit, element: Element, *, new: bytes) -> None:
+        fault = edit.fault
+        before = element.raw[edit.start : edit.end]
+        facts: dict[str, object] = {
+            "fault": fault.name,
+            "action": type(fault.action).__name__.lower(),
+            "channel": channel_words(self.channel, self.number),
+            "direction": direction_toward(self._outlet.toward),
+            "offset": element.offset + edit.start,
+            "element": self._describe(element),
+            "certainty": element.certainty.value,
+            "before": before[:HEX_BYTES_MAX].hex(),
+            "before_bytes": len(before),
+            "after": new[:HEX_BYTES_MAX].hex(),
+            "after_bytes": len(new),
+        }
+        strikes = self._ledger.strike(fault)
+        if fault.times != 1:
+            facts["strike"] = strikes
+        self._outlet.say("fault-struck", facts)
+
+
+def _slice(records: Records, start: int, stop: int) -> RunElement:
+    """Some records of a run, which pass as they came."""
+    run = records.element
+    if stop - start == len(records):
+        return run
+    first = records.start(start)
+    length = records.start(stop) - first
+    return RunElement(run.offset + first, b"", run.value, (), run.section, length=length)
