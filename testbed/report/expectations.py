@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 
 from testbed.fault.sentence import listed, time_words
@@ -60,8 +61,8 @@ def _side(side: schema.SideExpectation) -> Iterator[str]:
     if side.run_state is not None:
         yield f"its machine is {' or '.join(side.run_state)}"
     if side.exit is not None:
-        ended = f"has ended with {side.exit}"
-        yield f"its process {'is there' if side.exit == 'running' else ended}"
+        there = side.exit == "running"
+        yield f"its process {'is there' if there else exit_words(int(side.exit))}"
     if side.error != schema.UNSAID:
         yield "no error-desc" if side.error is None else f"error-desc like {_text(side.error)}"
     said = [_text(each) for each in side.stderr if each is not None]
@@ -69,6 +70,16 @@ def _side(side: schema.SideExpectation) -> Iterator[str]:
         yield f"stderr has {', then '.join(said)}"
     if side.no_stderr is not None:
         yield f"stderr has nothing like `{side.no_stderr}`"
+
+
+def exit_words(status: int) -> str:
+    """How a process has ended: with a status, or by a signal, whose number is negative."""
+    if status >= 0:
+        return f"has ended with {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
 
 
 def _text(value: str | Mapping[str, str | None] | None) -> str:

@@ -112,6 +112,11 @@ def _machines(scenario: Scenario) -> Iterator[Line]:
     said += [f"{name} {value}" for name, value in model.parameters.items()]
     if said:
         yield Line(1, f"on both sides: {', '.join(said)}", "- ")
+    if model.toxiproxy is not None:
+        toxics = [f"{each.type} ({each.stream})" for each in model.toxiproxy.toxics]
+        having = f", with {listed(toxics)}" if toxics else ""
+        server = f"the Toxiproxy server at {model.toxiproxy.server}{having}"
+        yield Line(1, f"{server}: the connections pass through it, too", "- ")
     if model.network.probe is not None:
         every = time_words(model.network.probe.every)
         yield Line(1, f"a client that probes the guest's MAC every {every}", "- ")

@@ -8,6 +8,8 @@ from testbed.fault.sentence import listed, ordinal, time_words
 from testbed.scenario import network, schema
 from testbed.scenario.model import Model
 
+from .expectations import exit_words
+
 
 def step_words(step: schema.StepModel) -> str:
     """A step as one sentence."""
@@ -45,7 +47,7 @@ def _wait(it: schema.Wait) -> str:
         if statuses
     ]
     awaited += [
-        f"the {side}'s process has ended with {status}"
+        f"the {side}'s process {exit_words(status)}"
         for side, status in (("source", it.source_exit), ("destination", it.destination_exit))
         if status is not None
     ]

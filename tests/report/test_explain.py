@@ -187,6 +187,8 @@ STEPS = [
     ({"cancel": {}}, "Cancel the migration at the source."),
     ({"recover": {}}, "Recover over a new connection: migrate-recover, then migrate with resume."),
     ({"check_memory": {}}, "Stop the guest where it is, save it, and check every page that it st"),
+    ({"wait": {"source_exit": -9}}, "Wait until the source's process was ended by SIGKILL, for 20"),
+    ({"wait": {"source_exit": -99}}, "Wait until the source's process was ended by signal 99, for"),
     ({"wait": {"source_exit": 0, "on_expiry": "go_on"}}, "Wait until the source's process has end"),
 ]
 
@@ -200,6 +202,18 @@ def test_there_are_words_for_every_step() -> None:
     for name in schema.STEPS:
         content = {"for": "1s"} if name == "settle" else {}
         assert step_words(schema.StepModel.model_validate({name: content})).endswith(".")
+
+
+def test_a_toxiproxy_server_takes_part(tmp_path: Path) -> None:
+    path = tmp_path / "it.yaml"
+    toxics = "[{type: latency}, {type: bandwidth, stream: upstream}]"
+    server = f"toxiproxy: {{server: 'far:8474', toxics: {toxics}}}"
+    expect = "expect: {verdict: completed}"
+    path.write_text(f"description: it\nmode: precopy\n{server}\n{expect}\n")
+    assert texts(list(explained(load(path))), "Who takes part")[-1] == (
+        "- the Toxiproxy server at far:8474, with latency (downstream) and bandwidth (upstream): "
+        "the connections pass through it, too"
+    )
 
 
 NETWORK = [
