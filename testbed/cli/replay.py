@@ -34,6 +34,7 @@ VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "cras
 
 @click.command("replay")
 @click.argument("recording", metavar="RECORDING")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
 @click.option("--to", metavar="ADDR", help="A destination that waits at HOST:PORT or unix:PATH.")
 @click.option(
     "--qemu",
@@ -41,11 +42,7 @@ VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "cras
     help="Start this QEMU: its whole command line, with the machine that the recording is of.",
 )
 @click.option(
-    "--model",
-    is_flag=False,
-    flag_value="",
-    metavar="[ARGUMENTS]",
-    help="Start a model of QEMU; machine type and memory are the recording's.",
+    "--model", is_flag=True, help="Start a model of QEMU, of the recording's type and memory."
 )
 @click.option(
     "--profile", type=click.Choice(list(PROFILES)), help="A model's version.  [default: 7.2]"
@@ -80,9 +77,10 @@ VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "cras
 @click.option("--json", type=PATH, metavar="FILE", help="Write a JSON report here.")
 def replay_command(
     recording: str,
+    arguments: tuple[str, ...],
     to: str | None,
     qemu: str | None,
-    model: str | None,
+    model: bool,
     profile: str | None,
     faults: Path | None,
     seed: int | None,
@@ -97,7 +95,8 @@ def replay_command(
 ) -> None:
     """Send a recorded migration to a destination, whole or damaged, and judge its reaction.
 
-    RECORDING is a folder of `testbed proxy --record`, a stream, or a capture; `-` is a pipe.
+    RECORDING is a folder of `testbed proxy --record`, a stream, or a capture; `-` is a pipe. What
+    follows `--` are further arguments of the QEMU or the model.
 
     Exit status: 0 as expected, 1 not, 2 usage, 3 the destination cannot be started or reached, 4
     nothing tells.
@@ -108,15 +107,18 @@ def replay_command(
     from testbed.standalone.replay import NobodyThere, ReplayPlan, replay
     from testbed.standalone.replay_recording import ReplayError, replayable
 
-    if [to, qemu, model].count(None) != 2:
+    if [to is not None, qemu is not None, model].count(True) != 1:
         usage("say where it goes: one of --to ADDR, --qemu COMMAND, --model")
-    if profile is not None and model is None:
+    if profile is not None and not model:
         usage("--profile is a model's: --model")
-    if to is not None and (paused or capability or parameter):
-        usage("--paused, --capability and --parameter are for a destination that is started")
+    if to is not None and (paused or capability or parameter or arguments):
+        usage(
+            "--paused, --capability, --parameter and arguments after -- are for a destination that "
+            "is started: --qemu or --model"
+        )
     if json is not None:
         writable_file(json)
-    destination = _destination(to, qemu, model, profile)
+    destination = _destination(to, qemu, profile, arguments)
     damage = _faults(faults)
     log, console = Log(), ReplayConsole()
     try:
@@ -148,7 +150,7 @@ def replay_command(
 
 
 def _destination(
-    to: str | None, qemu: str | None, model: str | None, profile: str | None
+    to: str | None, qemu: str | None, profile: str | None, arguments: tuple[str, ...]
 ) -> Address | Command:
     from testbed.endpoint.program import DEFAULT_PROFILE
     from testbed.endpoint.program import model as model_program
@@ -161,10 +163,9 @@ def _destination(
         except AddressError as error:
             usage(f"--to: {error}")
     if qemu is not None:
-        return Command(command_words("--qemu", qemu))
-    given = command_words("--model", model) if model else ()
+        return Command(command_words("--qemu", qemu), arguments)
     program = model_program(profile or DEFAULT_PROFILE)
-    return Command(program.command, given, of_recording=True)
+    return Command(program.command, arguments, of_recording=True)
 
 
 def _faults(path: Path | None) -> FaultsFile | None:

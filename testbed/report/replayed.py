@@ -47,6 +47,8 @@ REPLAY_TELLERS: dict[str, Callable[[Any], str | None]] = {
 }
 ACTORS = {"source": "recording", "destination-ended": "destination", "message": "destination"}
 """Who does it, where it is not who saw it."""
+TWICE = frozenset({"connection-opened", "message"})
+"""Of the proxy's: the source tells them, too."""
 
 
 class ReplayConsole(Console):
@@ -55,6 +57,7 @@ class ReplayConsole(Console):
     def __init__(self, file: TextIO | None = None) -> None:
         super().__init__(file)
         self._told = 0
+        self._over = False
 
     def began_replay(self, recording: Replayable) -> None:
         """It begins."""
@@ -64,8 +67,9 @@ class ReplayConsole(Console):
     def replayed(self, event: Event) -> None:
         """Something happened."""
         tell = REPLAY_TELLERS.get(event.kind)
-        if event.actor == "proxy" and event.kind in ("connection-opened", "message"):
-            return  # the source told it
+        self._over |= event.kind == "replay-over"
+        if self._over or (event.actor == "proxy" and event.kind in TWICE):
+            return
         text = tell(event.facts) if tell is not None else None
         if text is None or self._told > LINES_MAX:
             return

@@ -158,8 +158,10 @@ class _Replay:
             async with self._on_the_way(), beside(self._play(source)) as (playing,):
                 await self._until_settled(source, playing)
                 process = await self._destination.account()
+                self._log.write("recording", "replay-over")  # what follows is our doing
         finally:
             stop()
+        self._check_upstream()
         carried = [await self._carried(sender) for sender in source.senders]
         return Reaction(
             carried,
@@ -243,21 +245,34 @@ class _Replay:
             len(lacking),
         )
 
+    def _check_upstream(self) -> None:
+        refused = self._log.first("upstream-refused", "proxy")
+        if refused is not None and isinstance(self._destination, Waiting):
+            raise NobodyThere(
+                f"{self._destination.address}: nobody takes the connection: "
+                f"{refused.facts['error']}"
+            )
+
     async def _carried(self, sender: Sender) -> Carried:
         connection = sender.connection
-        taken = sender.sent - sender.unacknowledged
-        place = None
-        if not sender.sent_all and not self._plan.faults and taken < connection.size_bytes:
+        sent, taken = sender.sent, sender.sent - sender.unacknowledged
+        place, ended_by = None, ""
+        if self._engine is not None:
+            ended = self._log.first("connection-ended", "proxy", connection=sender.opened_as)
+            ended_by = ended.facts["ended_by"] if ended is not None else ""
+            sent = taken = ended.facts["bytes_forward"] if ended is not None else 0
+        elif not sender.sent_all and taken < connection.size_bytes:
             place = await asyncio.to_thread(place_of, connection, taken)
         return Carried(
             connection.number,
             connection.channel,
             connection.size_bytes,
-            sender.sent,
+            sent,
             taken,
             sender.sent_all,
             sender.ended,
             sender.shut,
+            ended_by == "fault",
             place,
         )
 

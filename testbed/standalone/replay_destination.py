@@ -180,16 +180,20 @@ class Started:
                     what="its guest to run",
                     within_s=self._within_s,
                 )
-        if self._qemu.exit_status is None:
-            try:
-                status = await self._qemu.migration_status()
-                facts = {"status": status.status, "error_desc": status.error_desc}
-                facts["run_state"] = await self._qemu.run_state()
-            except EndpointError:
-                facts["silent"] = self._qemu.exit_status is None
-            except QmpRefused as error:
-                facts["error_desc"] = str(error)
-        said = [event.facts["text"] for event in self._log.find("stderr", ACTOR)]
+        try:  # also of one that has ended: then all that it reported has been read
+            status = await self._qemu.migration_status()
+            facts = {"status": status.status, "error_desc": status.error_desc}
+            facts["run_state"] = await self._qemu.run_state()
+        except EndpointError:
+            facts["silent"] = self._qemu.exit_status is None
+        except QmpRefused as error:
+            facts["error_desc"] = str(error)
+        opened = self._log.first("connection-opened")
+        said = [
+            event.facts["text"]
+            for event in self._log.find("stderr", ACTOR)
+            if opened is not None and event.number > opened.number
+        ]
         return Process(
             ".".join(map(str, self._qemu.version)),
             **{"status": next(iter(self.statuses[-1:]), None), **_told(facts)},

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -41,13 +40,6 @@ REQUESTS_MAX = 1 << 20
 """Different pages that are remembered to have been asked for."""
 
 
-class Step(NamedTuple):
-    """Bytes to send, and up to which offset the recording has been sent then."""
-
-    data: bytes
-    upto: int
-
-
 class Order:
     """The bytes of one connection in the order in which they are sent.
 
@@ -68,6 +60,7 @@ class Order:
         self._read = read
         self._index: PageIndex | None = None
         self._urgent: deque[tuple[Run, int]] = deque()
+        self._until = 0  # of this step
         self._item = 0
         self._record = 0  # of the run at hand
         self._last: str | None = None  # block of the last record; None: as in the recording
@@ -155,28 +148,38 @@ class Order:
         at = self._survey.postcopy_at
         return at is not None and self.position >= at
 
-    def step(self) -> Step:
-        """What is sent next; not to be called if it `is_over` or `awaits` something."""
+    def step(self, until: int | None = None) -> bytes:
+        """What is sent next; not to be called if it `is_over` or `awaits` something.
+
+        Args:
+            until: offset in the recording up to which bytes may be sent, but for those that are
+                asked for, and a page that reaches beyond it; None: any.
+        """
+        self._until = self.position + PIECE_BYTES
+        if until is not None:
+            self._until = min(self._until, until)
         if self.is_urgent and (data := self._ahead()):
-            return Step(data, self.position)
+            return data
         postcopy_at = self._survey.postcopy_at
         if not self._begun or self._item >= len(self._survey.items):
             end = self._size if self._begun or postcopy_at is None else postcopy_at
-            return self._copied(min(self.position + PIECE_BYTES, end))
+            return self._copied(end)
         item = self._survey.items[self._item]
         return self._of_run(item) if isinstance(item, Run) else self._of_element(item)
 
-    def _copied(self, end: int) -> Step:
+    def _copied(self, end: int) -> bytes:
+        """Bytes as they were recorded, up to `end` or as far as they may be sent now."""
+        end = min(end, self._until)
         data = self._read(self.position, end)
         self.position = end
-        return Step(data, end)
+        return data
 
-    def _of_element(self, element: Element) -> Step:
-        step = self._copied(min(element.end, self.position + PIECE_BYTES))
+    def _of_element(self, element: Element) -> bytes:
+        data = self._copied(element.end)
         if self.position >= element.end:
             self._item += 1
             self._passed(element)
-        return step
+        return data
 
     def _passed(self, element: Element) -> None:
         """Take note of where in the stream that leaves us."""
@@ -200,23 +203,23 @@ class Order:
         section = self._section
         return section is not None and section.idstr == "ram" and section.type is SectionType.END
 
-    def _of_run(self, run: Run) -> Step:
+    def _of_run(self, run: Run) -> bytes:
         first = self._record
-        end = int(np.searchsorted(run.ends, self.position + PIECE_BYTES, "right"))
+        end = int(np.searchsorted(run.ends, self._until, "right"))
         end = min(max(end, first + 1), len(run))
+        self._until = int(run.ends[end - 1])
         continues = self._last in (None, run.block) or (not first and run.has_idstr)
         if continues and not run.gone[first:end].any():
             self._last = run.block
-            step = self._copied(int(run.ends[end - 1]))
+            data = self._copied(self._until)
         else:
             left = [record for record in range(first, end) if not run.gone[record]]
             data = b"".join(self._written(run, record) for record in left)
-            self.position = int(run.ends[end - 1])
-            step = Step(data, self.position)
+            self.position = self._until
         self._record = end
         if end == len(run):
             self._item, self._record = self._item + 1, 0
-        return step
+        return data
 
     def _written(self, run: Run, record: int) -> bytes:
         """A page record, with the name of its block where it is another one than the last."""

@@ -49,6 +49,11 @@ class Arrivals:
         at = bisect_right(self.ends, offset)
         return self.at_s[at] if at < len(self.at_s) else None
 
+    def together(self, offset: int) -> int | None:
+        """Where what came with the byte at that offset ends; None: nothing tells."""
+        at = bisect_right(self.ends, offset)
+        return self.ends[at] if at < len(self.ends) else None
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayConnection:
@@ -188,7 +193,7 @@ def _one_migration(
         )
     number = migration or 1
     if number > len(bounds):
-        raise ReplayError(f"{path}: no migration {number}: there is {len(bounds)}")
+        raise ReplayError(f"{path}: no migration {number}: there {_are(len(bounds))}")
     first, end = bounds[number - 1]
     chosen = found[first:end]
     if not any(each.size_bytes for each in chosen):
@@ -232,3 +237,7 @@ def began_at_s(connections: Sequence[ReplayConnection]) -> float:
     """The earliest time that a recording tells of these connections."""
     times = chain.from_iterable((each.opened_at_s, *each.arrivals.at_s[:1]) for each in connections)
     return min(times, default=0.0)
+
+
+def _are(count: int) -> str:
+    return f"is {count}" if count == 1 else f"are {count}"

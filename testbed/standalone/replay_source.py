@@ -65,6 +65,7 @@ class Sender:
         self.ended: str | None = None  # FIN or RST of the destination
         self.shut: int | None = None
         self.unacknowledged = 0
+        self.opened_as = 0  # counted from 1 over all connections; 0: never opened
         self.progress = asyncio.Event()  # set when it has moved, and when it is over
         self.over = asyncio.Event()
         self._log = log
@@ -141,7 +142,10 @@ class Sender:
         self._wakes.set()
 
     async def _send_step(self, opened: socket.socket) -> None:
-        data = memoryview(self.order.step().data)
+        until = None
+        if self._began_at is not None:
+            until = self.connection.arrivals.together(self.order.position)
+        data = memoryview(self.order.step(until))
         while data:
             try:
                 done = opened.send(data)
@@ -281,6 +285,7 @@ class Source:
         async with asyncio.TaskGroup() as group:
             for at, sender in enumerate(self.senders):
                 await self._may_open(sender, self.senders[:at])
+                sender.opened_as = at + 1
                 opened = asyncio.Event()
                 group.create_task(self._play(sender, opened))
                 await opened.wait()  # a destination may tell connections by their order

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from testbed.endpoint.process import signal_name
 
+WORDS_MAX = 3
+"""Lines of stderr that are quoted: the last one alone often names no cause."""
+
 
 class Verdict(StrEnum):
     """What a destination made of a stream."""
@@ -40,6 +43,7 @@ class Carried:
     sent_all: bool
     ended: str | None  # FIN or RST of the destination; None: it did not end it
     shut: int | None  # value of SHUT on its return path
+    cut_by_fault: bool = False
     place: str | None = None
 
 
@@ -52,7 +56,7 @@ class Process:
     error_desc: str | None = None
     run_state: str | None = None
     exit_status: int | None = None  # negative: the signal that ended it; None: it runs
-    stderr: tuple[str, ...] = ()
+    stderr: tuple[str, ...] = ()  # since the first connection was opened
     refused: str | None = None  # what it answered to `cont`
     silent: bool = False  # QMP gave no answer
 
@@ -120,8 +124,8 @@ def _by_process(reaction: Reaction, process: Process) -> tuple[Verdict, str]:
 
 
 def _words(process: Process) -> str:
-    said = process.error_desc or (process.stderr[-1] if process.stderr else "")
-    return f": {said}" if said else ""
+    said = [process.error_desc] if process.error_desc else process.stderr[-WORDS_MAX:]
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _waits_for(pages: Pages) -> str:
@@ -135,6 +139,8 @@ def _by_socket(reaction: Reaction) -> tuple[Verdict, str]:
     for each in main or reaction.carried:
         if each.shut:
             return Verdict.REFUSED, f"SHUT {each.shut} on connection {each.number}"
+    if any(each.cut_by_fault for each in reaction.carried):
+        return Verdict.UNKNOWN, "a fault ended the connection, and with it all that could tell"
     for each in reaction.carried:
         if each.ended is not None and not each.sent_all:
             return (

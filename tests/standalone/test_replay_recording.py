@@ -1,0 +1,199 @@
+"""What can be replayed, and how it is told that something cannot."""
+
+import lzma
+import socket
+import struct
+
+import pytest
+from replay_helpers import PRECOPY, recorded, recording
+
+from testbed.fault.plan import Side
+from testbed.proxy.recording import FolderRecorder
+from testbed.standalone.replay import needs
+from testbed.standalone.replay_recording import Arrivals, ReplayError, replayable
+from testbed.standalone.replay_survey import machine_arguments, place_of, survey
+from testbed.wire import ChannelKind
+
+HEADER = bytes.fromhex("5145564d00000003")
+
+
+def folder_of(folder, *connections):
+    """A recording of connections, one after another, each of some bytes."""
+    recorder = FolderRecorder(folder, on_stopped=pytest.fail)
+    for number, data in enumerate(connections, 1):
+        recorder.opened(number)
+        if data:
+            recorder.received(number, Side.SOURCE, data)
+        recorder.ended(number, "FIN")
+    recorder.close()
+    return str(folder)
+
+
+def refusal(path, migration=None):
+    with pytest.raises(ReplayError) as caught, replayable(str(path), migration):
+        pytest.fail("it was opened")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_raw_stream_is_one_connection(tmp_path, packed) -> None:
+    path = PRECOPY if packed else tmp_path / "stream"
+    if not packed:
+        path.write_bytes(recorded("precopy.c0"))
+    with replayable(str(path)) as found:
+        (only,) = found.connections
+        assert only.kind is ChannelKind.MAIN
+        assert only.read(0, only.size_bytes) == recorded("precopy.c0")
+        assert only.arrivals.when(0) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels"),
+    [
+        ("multifd", ["main", "multifd", "multifd"]),
+        ("preempt", ["main", "preempt"]),
+        ("recover", ["main", "recovery"]),
+    ],
+)
+def test_a_folder_has_all_connections_by_what_they_are(tmp_path, kind, channels) -> None:
+    with replayable(recording(tmp_path / "r", kind)) as found:
+        assert [each.channel for each in found.connections] == channels
+
+
+@pytest.mark.parametrize(
+    ("kind", "capabilities", "parameters"),
+    [
+        ("precopy", {}, {}),
+        ("multifd", {"multifd": True}, {"multifd-channels": 2}),
+        ("postcopy", {"postcopy-ram": True}, {}),
+        ("preempt", {"postcopy-ram": True, "postcopy-preempt": True}, {}),
+        ("recover", {"postcopy-ram": True}, {}),
+    ],
+)
+def test_what_a_destination_needs_the_connections_tell(
+    tmp_path, kind, capabilities, parameters
+) -> None:
+    with replayable(recording(tmp_path / "r", kind)) as found:
+        surveys = survey(found)
+        assert needs(found, surveys) == (capabilities, parameters)
+        assert machine_arguments(surveys) == ("-M", "pc-i440fx-7.2", "-m", "size=16777216B")
+
+
+def test_a_connection_without_a_byte_beside_a_postcopy_is_a_preempt_channel(tmp_path) -> None:
+    path = folder_of(tmp_path / "r", recorded("postcopy.c0"), b"")
+    with replayable(path) as found:
+        assert needs(found, survey(found))[0]["postcopy-preempt"]
+
+
+def test_later_connections_open_after_what_came_before_them(tmp_path) -> None:
+    with replayable(folder_of(tmp_path / "r", HEADER + b"x" * 92, b"y", b"z")) as found:
+        assert [each.opens_after for each in found.connections] == [{}, {1: 100}, {1: 100, 2: 1}]
+
+
+def test_arrivals_tell_when_a_byte_had_come() -> None:
+    arrivals = Arrivals([10, 30], [0.5, 1.5])
+    assert [arrivals.when(offset) for offset in (0, 9, 10, 29, 30)] == [0.5, 0.5, 1.5, 1.5, None]
+    assert [arrivals.together(offset) for offset in (0, 10, 30)] == [10, 30, None]
+    assert [arrivals.before(at_s) for at_s in (0.4, 0.5, 2.0)] == [0, 10, 30]
+
+
+def test_of_several_migrations_one_must_be_named(tmp_path) -> None:
+    path = folder_of(tmp_path / "r", HEADER + b"1", b"more", HEADER + b"2")
+    assert refusal(path) == f"{path}: 2 migrations; say which one: --migration 1 to 2"
+    assert refusal(path, 3) == f"{path}: no migration 3: there are 2"
+    with replayable(path, 2) as found:
+        assert [each.number for each in found.connections] == [3]
+
+
+def test_what_is_encrypted_cannot_be_replayed(tmp_path) -> None:
+    path = folder_of(tmp_path / "r", bytes.fromhex("16030100a5") + bytes(50))
+    assert "connection 1 is encrypted by TLS" in refusal(path)
+
+
+def test_a_return_path_is_no_stream(tmp_path) -> None:
+    path = tmp_path / "ret"
+    path.write_bytes(recorded("postcopy.c0", "ret"))
+    assert (
+        refusal(path) == f"{path}: a return path, what a destination sent; replayed is what a "
+        "source sent"
+    )
+
+
+def test_nothing_to_replay_is_said(tmp_path) -> None:
+    (tmp_path / "empty").touch()
+    assert refusal(tmp_path / "empty") == f"{tmp_path}/empty: holds not a byte that a source sent"
+    assert "not a recording" in refusal(tmp_path)
+    assert "cannot be opened" in refusal(tmp_path / "nosuch")
+
+
+def test_what_is_packed_and_cut_is_said(tmp_path) -> None:
+    path = tmp_path / "cut.xz"
+    path.write_bytes(PRECOPY.read_bytes()[:50_000])
+    assert "the xz data is cut short" in refusal(path)
+
+
+def test_a_file_that_shrinks_meanwhile_is_said(tmp_path) -> None:
+    path = tmp_path / "stream"
+    path.write_bytes(HEADER + bytes(100))
+    with replayable(str(path)) as found:
+        path.write_bytes(HEADER)
+        with pytest.raises(ReplayError, match="its file was cut while it was read"):
+            found.connections[0].read(0, 108)
+
+
+def frame(sequence, data, flags):
+    """An Ethernet frame of a TCP connection from 10.0.0.1:40000 to 10.0.0.2:4444."""
+    tcp = struct.pack(">HHIIBBHHH", 40000, 4444, sequence, 1, 5 << 4, flags, 8192, 0, 0) + data
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, 6, 0)
+    addresses = socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.2")
+    return bytes(12) + b"\x08\x00" + ip + addresses + tcp
+
+
+def pcap(path, *frames):
+    raw = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    for at, each in enumerate(frames):
+        raw += struct.pack("<IIII", at, 0, len(each), len(each)) + each
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_capture_tells_the_times(tmp_path) -> None:
+    path = pcap(
+        tmp_path / "c.pcap", frame(99, b"", 2), frame(100, HEADER, 24), frame(108, b"abc", 24)
+    )
+    with replayable(str(path)) as found:
+        (only,) = found.connections
+        assert only.read(0, 11) == HEADER + b"abc"
+        assert only.arrivals.when(10) - only.arrivals.when(0) == 1.0
+
+
+def test_a_hole_in_a_capture_cannot_be_replayed(tmp_path) -> None:
+    path = pcap(
+        tmp_path / "c.pcap", frame(99, b"", 2), frame(100, HEADER, 24), frame(208, b"abc", 24)
+    )
+    assert "100 bytes at offset 0x8 are missing in the capture" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "place"),
+    [
+        (0, "file header"),
+        (0x1F00, "pages of pc.ram of PART ram"),
+        (0x67BAC8, "section header of FULL cpu"),
+        (0x67C000, "payload of FULL cpu"),
+        (0x68A370, "vm description"),
+        (1 << 40, "the end"),
+    ],
+)
+def test_an_offset_is_a_place_in_words(offset, place) -> None:
+    with replayable(str(PRECOPY)) as found:
+        assert place_of(found.connections[0], offset) == place
+
+
+def test_a_packed_stream_through_a_pipe_is_the_same(tmp_path, monkeypatch) -> None:
+    packed = tmp_path / "p"
+    packed.write_bytes(lzma.compress(HEADER + b"x"))
+    with packed.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        with replayable("-") as found:
+            assert found.connections[0].read(0, 9) == HEADER + b"x"
