@@ -11,7 +11,6 @@ from .copies import is_whole_section
 from .parts import BIT_FIELDS, names_of
 from .place import ELEMENTS, channel_of
 from .plan import (
-    AfterFault,
     Bandwidth,
     Before,
     BlockPlace,
@@ -216,8 +215,6 @@ def _unknown(
 
 def _condition(condition: Condition, fault: Fault) -> Iterator[str]:
     match condition:
-        case AfterFault(fault=name) if name == fault.name:
-            yield "a fault cannot wait for itself"
         case Reached(places=()):
             yield "say which places have to be reached"
         case Reached(places=places):
