@@ -27,6 +27,8 @@ from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LACKS, PATH, usage
 @click.option("--nbd-listen", metavar="ADDR", help="A second listener: storage migration.")
 @click.option("--nbd-upstream", metavar="ADDR", help="Where the destination's NBD server is.")
 @click.option("--nbd-faults", type=PATH, metavar="FILE", help="Faults of its connections.")
+@click.option("--control", metavar="ADDR", help="Serve Toxiproxy's API and /metrics there.")
+@click.option("--control-public", is_flag=True, help="Even where other hosts can reach it.")
 @click.option("--seed", type=click.IntRange(0), help="Of chance and jitter.  [default: the file's]")
 @click.option("--json-log", type=PATH, metavar="FILE", help="All events, a JSON object a line.")
 def proxy_command(
@@ -40,6 +42,8 @@ def proxy_command(
     nbd_listen: str | None,
     nbd_upstream: str | None,
     nbd_faults: Path | None,
+    control: str | None,
+    control_public: bool,
     seed: int | None,
     json_log: Path | None,
 ) -> None:
@@ -52,17 +56,24 @@ def proxy_command(
     be had, 130 connections were reset by a second Ctrl-C.
     """
     from testbed.report.watching import Watching
-    from testbed.standalone.asked import AskedError, Settings, has_chance, read_faults, read_way
+    from testbed.standalone.asked import (
+        AskedError,
+        Settings,
+        has_chance,
+        read_address,
+        read_faults,
+        read_way,
+    )
     from testbed.standalone.service import Outcome, ServiceError, serve
 
     if (nbd_listen is None) != (nbd_upstream is None) or (nbd_faults and not nbd_listen):
         usage("--nbd-listen and --nbd-upstream go together, and --nbd-faults with them")
     try:
-        loaded, of_storage = read_faults(faults), read_faults(nbd_faults, of_storage=True)
+        loaded, on_storage = read_faults(faults), read_faults(nbd_faults, for_storage=True)
         migration = read_way("", listen, upstream, loaded)
         storage = None
         if nbd_listen is not None and nbd_upstream is not None:
-            storage = read_way("nbd-", nbd_listen, nbd_upstream, of_storage)
+            storage = read_way("nbd-", nbd_listen, nbd_upstream, on_storage)
         settings = Settings(
             migration,
             storage,
@@ -72,6 +83,8 @@ def proxy_command(
             record,
             record_max,
             json_log,
+            read_address("--control", control) if control is not None else None,
+            control_public,
         )
         with closing(Watching(sys.stdout, datetime.now(), live=live)) as watching:
             outcome = serve(settings, watching)

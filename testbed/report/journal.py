@@ -46,6 +46,8 @@ class Journal:
             return None
         if event.actor == "nbd":
             text = f"NBD: {text}"
+        elif "proxy" in event.facts:  # of one that the control server has made
+            text = f"proxy {event.facts['proxy']}: {text}"
         at = self._began + timedelta(seconds=event.at_s)
         return shortened(f"{at:%Y-%m-%d %H:%M:%S}.{at:%f}"[:23] + f"  {printable(text)}", LINE_MAX)
 
@@ -108,7 +110,9 @@ TELLERS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
         f"{_on(facts)} is not a migration's: {facts['what']}; {facts['meaning']}"
     ),
     "seed": lambda facts: f"seed {facts['seed']}",
-    "control-listening": lambda facts: f"control: listening on {facts['address']}",
+    "control-started": lambda facts: (
+        f"control: listening on {facts['address']}, seed {facts['seed']}"
+    ),
     "recording": lambda facts: f"recording into {facts['folder']}",
     "json-log-ended": lambda facts: f"{facts['file']}: no more is written: {facts['why']}",
     "recording-ended": lambda facts: f"the recording has ended: {facts['why']}",

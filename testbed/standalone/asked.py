@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.fault.plan import Chance, Fault, Latency, Slice
@@ -10,7 +10,7 @@ from testbed.proxy.address import Address, AddressError, parse_address
 from testbed.scenario.document import ScenarioError
 from testbed.scenario.faults_file import FaultsFile, load_faults
 
-from .storage import storage_problems
+from .storage import of_storage, storage_problems
 
 
 class AskedError(Exception):
@@ -42,6 +42,8 @@ class Settings:
     record: Path | None = None
     record_bytes_max: int | None = None
     json_log: Path | None = None
+    control: Address | None = None
+    control_public: bool = False
 
 
 def read_way(option: str, listen: str, upstream: str, faults: FaultsFile | None) -> Way:
@@ -50,17 +52,27 @@ def read_way(option: str, listen: str, upstream: str, faults: FaultsFile | None)
     Raises:
         AskedError: one of them is no address.
     """
-    found = []
-    for name, text in (("listen", listen), ("upstream", upstream)):
-        try:
-            found.append(parse_address(text))
-        except AddressError as error:
-            raise AskedError(f"--{option}{name}: {error}") from error
-    return Way(found[0], found[1], faults.faults if faults else ())
+    return Way(
+        read_address(f"--{option}listen", listen),
+        read_address(f"--{option}upstream", upstream),
+        faults.faults if faults else (),
+    )
 
 
-def read_faults(path: Path | None, *, of_storage: bool = False) -> FaultsFile | None:
-    """Read a file of faults, if there is one; those of storage touch connections only.
+def read_address(option: str, text: str) -> Address:
+    """Read the address that an option has.
+
+    Raises:
+        AskedError: it is none.
+    """
+    try:
+        return parse_address(text)
+    except AddressError as error:
+        raise AskedError(f"{option}: {error}") from error
+
+
+def read_faults(path: Path | None, *, for_storage: bool = False) -> FaultsFile | None:
+    """Read a file of faults, if there is one; those for storage touch connections only.
 
     Raises:
         AskedError: with everything that is wrong with it, by line and column.
@@ -71,9 +83,11 @@ def read_faults(path: Path | None, *, of_storage: bool = False) -> FaultsFile | 
         loaded = load_faults(path)
     except ScenarioError as error:
         raise AskedError(str(error)) from error
-    if of_storage and (wrong := list(storage_problems(loaded.faults))):
+    if not for_storage:
+        return loaded
+    if wrong := list(storage_problems(loaded.faults)):
         raise AskedError("\n".join(wrong))
-    return loaded
+    return replace(loaded, faults=tuple(map(of_storage, loaded.faults)))
 
 
 def has_chance(faults: tuple[Fault, ...]) -> bool:

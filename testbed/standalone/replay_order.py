@@ -190,18 +190,12 @@ class Order:
             case RamMark(flags=RamFlag.EOS) if self._survey.footers:
                 self._is_open = False
             case RamMark(flags=RamFlag.EOS) | SectionFooter():
-                self._is_open = not self._is_last
+                self._is_open = True
                 self._section = None
             case Command(command=CommandType.RECV_BITMAP):
                 self._bitmaps_due += 1
             case Command(command=CommandType.POSTCOPY_RESUME):
                 self._ack_due = True
-
-    @property
-    def _is_last(self) -> bool:
-        """After END of ram no PART of it may follow."""
-        section = self._section
-        return section is not None and section.idstr == "ram" and section.type is SectionType.END
 
     def _of_run(self, run: Run) -> bytes:
         first = self._record

@@ -6,7 +6,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
@@ -16,12 +15,14 @@ from contextlib import (
 )
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from testbed.control.server import ControlError
+from testbed.control.server import serve as serve_control
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import resolve
+from testbed.proxy.address import Address, resolve
 from testbed.proxy.listener import error_text
 from testbed.proxy.migrations import Began, Ended, Migration
 from testbed.proxy.recording import FolderRecorder, RecordingError
@@ -35,6 +36,8 @@ from .writer import Writer
 DRAW_EVERY_S = 0.25
 PROXY, NBD = "proxy", "nbd"
 """Who writes into the log: the migration's proxy, and the one for storage."""
+CONTROLLED = "migration"
+"""The name of the migration's proxy in Toxiproxy's API."""
 
 
 class ServiceError(Exception):
@@ -150,16 +153,11 @@ class Service:
         self._stopping = False
         self._attempt = 1  # of the engine's, that the migration is
 
-    async def run(
-        self, also: Callable[[Proxy], AbstractAsyncContextManager[Any]] | None = None
-    ) -> Outcome:
+    async def run(self) -> Outcome:
         """Run until the user, or the end of the one migration, ends it.
 
-        Args:
-            also: an asynchronous context manager to be entered with the proxy, such as the control
-                server's.
-
         Raises:
+            AskedError: the control server may not listen where it is asked to.
             ServiceError: an address cannot be had, or a name not be resolved.
         """
         loop = asyncio.get_running_loop()
@@ -177,10 +175,10 @@ class Service:
             proxy = await self._start(stack, PROXY, migration, self._engine, self._log)
             if self.settings.storage is not None:
                 storage = self.settings.storage
-                engine = FaultEngine(storage.faults, seed=self.settings.seed)
+                engine = FaultEngine(storage.faults, seed=self.settings.seed, watched=False)
                 await self._start(stack, NBD, storage, engine, self._relabelled())
-            if also is not None:
-                await stack.enter_async_context(also(proxy))
+            if self.settings.control is not None:
+                await self._start_control(stack, self.settings.control, proxy)
             if self._on_draw is not None:
                 await stack.enter_async_context(_drawing(self._draw))
             return await self._over
@@ -245,6 +243,21 @@ class Service:
         self._log.write(who, "listening", address=str(proxy.address), upstream=str(way.upstream))
         return proxy
 
+    async def _start_control(self, stack: AsyncExitStack, address: Address, proxy: Proxy) -> None:
+        """Have the migration's proxy under a name of Toxiproxy's API, and whatever it makes."""
+        settings = self.settings
+        server = serve_control(
+            address, self._log, seed=settings.seed, public=settings.control_public
+        )
+        try:
+            control = await stack.enter_async_context(server)
+        except ControlError as error:
+            raise AskedError(f"--control: {error}") from error
+        except OSError as error:
+            why = error_text(error)
+            raise ServiceError(f"{address}: cannot be listened on: {why}") from error
+        control.adopt(CONTROLLED, proxy, faults=settings.migration.faults)
+
     def _relabelled(self) -> Log:
         """A log whose events go into ours, as those of the proxy for storage."""
 
@@ -258,6 +271,8 @@ class Service:
     # What happens
 
     def _happened(self, event: Event) -> None:
+        if "proxy" in event.facts:  # of one that the API has made
+            return
         number = event.facts.get("connection")
         if event.kind == "connection-opened":
             self._open.add((event.actor, event.facts["connection"]))

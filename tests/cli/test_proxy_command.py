@@ -153,7 +153,7 @@ def test_faults_of_what_is_in_a_stream_are_refused_for_storage(faults: Path) -> 
     assert done.exit_code == 2
     assert done.stderr == (
         f"{faults}:2:5: cut_it: NBD is not read, only passed on: "
-        "a place is `connection` or `offset` there\n"
+        "a place there is `connection`, or the `offset` of what the source sends\n"
     )
 
 

@@ -79,6 +79,12 @@ def test_storage_is_told_apart() -> None:
     assert Journal(BEGAN).line(event) == "2026-11-27 00:00:00.750  NBD: connection 3"
 
 
+def test_proxies_that_the_api_has_made_are_told_apart() -> None:
+    assert line("connection-opened", connection=3, proxy="other") == (
+        "2026-11-27 00:00:00.750  proxy other: connection 3"
+    )
+
+
 def test_a_stray_is_told_once_with_what_it_is() -> None:
     assert line("connection-identified", connection=1, channel="unknown") is None
     facts = {"what": "an HTTP request", "meaning": "a waiting QEMU ends"}

@@ -97,6 +97,7 @@ async def serving(
     once: bool = False,
     storage_faults: tuple[Fault, ...] = (),
     recorder: FolderRecorder | None = None,
+    control: bool = False,
 ) -> AsyncIterator[Rig]:
     """A service that runs until the block ends, or until it is over."""
     log = Log()
@@ -107,6 +108,7 @@ async def serving(
             Way(anywhere, destination.address, faults),
             Way(anywhere, storage.address, storage_faults),
             once=once,
+            control=anywhere if control else None,
         )
         service = Service(settings, log, recorder)
         group = await stack.enter_async_context(asyncio.TaskGroup())

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import aiohttp
 import pytest
 from proxy_helpers import LOOPBACK
 from service_helpers import STREAM, serving
@@ -24,8 +25,9 @@ from testbed.fault.plan import (
 from testbed.log import Log
 from testbed.proxy.address import TcpAddress
 from testbed.proxy.recording import Direction, FolderRecorder, Recording
-from testbed.standalone.asked import Settings, Way
+from testbed.standalone.asked import AskedError, Settings, Way
 from testbed.standalone.service import Outcome, Service, ServiceError
+from testbed.standalone.storage import of_storage
 
 FOOTER = SectionPlace("ram", kind="part", part="footer", field="mark")
 AT = STREAM.index(ram_part(*PAGES))
@@ -227,7 +229,7 @@ async def test_storage_is_no_migration() -> None:
 
 
 async def test_storage_can_be_reset_at_an_offset() -> None:
-    fault = Fault(OffsetPlace(10), Reset(), "it")
+    fault = of_storage(Fault(OffsetPlace(10), Reset(), "it"))
     async with serving(storage_faults=(fault,)) as rig:
         source = await rig.source("nbd")
         destination = await rig.storage.next()
@@ -248,6 +250,54 @@ async def test_storage_that_is_open_is_waited_for() -> None:
         source.finish()
         destination.finish()
         assert await rig.outcome() is Outcome.STOPPED
+
+
+# Toxiproxy's API
+
+
+async def test_toxics_of_the_migration_can_be_set_over_http() -> None:
+    fault = Fault(FOOTER, SetField(0), "each", attempt=None, times=None)
+    async with serving(fault, control=True) as rig, aiohttp.ClientSession() as http:
+        address = (await rig.logged("control-started")).facts["address"]
+        url = f"http://{address}/proxies/migration"
+        async with http.get(url) as answer:
+            assert (await answer.json())["listen"] == "127.0.0.1:{}".format(
+                rig.addresses["proxy"][1]
+            )
+        assert changed(await rig.migrate())
+        toxic = {"name": "it", "type": "limit_data", "attributes": {"bytes": AT}}
+        async with http.post(f"{url}/toxics", json={**toxic, "stream": "upstream"}) as answer:
+            assert answer.status == 200
+        source = await rig.source()
+        await source.send(STREAM)
+        destination = await rig.destination.next()
+        assert await destination.exactly(AT) == STREAM[:AT]
+        assert await destination.receive() == b""
+
+
+async def test_proxies_that_the_api_makes_are_no_part_of_the_migration() -> None:
+    async with serving(once=True, control=True) as rig, aiohttp.ClientSession() as http:
+        address = (await rig.logged("control-started")).facts["address"]
+        other = {"name": "other", "listen": "127.0.0.1:0", "upstream": str(rig.storage.address)}
+        async with http.post(f"http://{address}/proxies", json=other) as answer:
+            host, _, port = (await answer.json())["listen"].rpartition(":")
+        rig.addresses["other"] = host, int(port)
+        source = await rig.source("other")
+        await source.send(STREAM)
+        source.finish()
+        destination = await rig.storage.next()
+        assert await destination.rest() == STREAM
+        destination.finish()
+        await rig.logged("connection-ended", proxy="other")
+        assert not rig.running.done()
+        assert rig.log.first("migration-began") is None
+
+
+async def test_the_api_is_not_served_to_others_unless_that_is_said() -> None:
+    anywhere = TcpAddress(LOOPBACK, 0)
+    settings = Settings(Way(anywhere, TcpAddress(LOOPBACK, 1)), control=TcpAddress("", 0))
+    with pytest.raises(AskedError, match=r"^--control: "):
+        await Service(settings, Log()).run()
 
 
 # What cannot be
