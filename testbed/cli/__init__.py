@@ -16,6 +16,7 @@ from .explain import explain_command
 from .library import check_command, list_command
 from .model import model_command
 from .proxy import proxy_command
+from .replay import replay_command
 from .run import run_command
 from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED
 
@@ -52,6 +53,7 @@ for _command in (
     dump_layout_command,
     model_command,
     proxy_command,
+    replay_command,
 ):
     app.add_command(_command)
 
