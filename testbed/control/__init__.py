@@ -1,5 +1,5 @@
 """The control server: Toxiproxy's HTTP API for proxies of ours, and metrics."""
 
-from .server import Control, serve
+from .server import Control, ControlError, serve
 
-__all__ = ["Control", "serve"]
+__all__ = ["Control", "ControlError", "serve"]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from testbed.log import Log
+from testbed.proxy.side import set_to_reset
 
 from .errors import ApiError
 
@@ -133,7 +134,8 @@ def is_ours(host: str, known: Iterable[str]) -> bool:
 class Doorkeeper:
     """Makes the protocols of accepted connections; `CONNECTIONS_MAX` of them at one time."""
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, log: Log) -> None:
+        self.log = log
         self._server = server
         self.open: set[_Kept] = set()
 
@@ -171,7 +173,7 @@ class _Kept(asyncio.Protocol):
         self._inner.pause_writing()
         if self._transport is not None and self._stuck is None:
             loop = asyncio.get_running_loop()
-            self._stuck = loop.call_later(STUCK_S, self._transport.abort)
+            self._stuck = loop.call_later(STUCK_S, self._give_up, self._transport)
 
     def resume_writing(self) -> None:
         self._forget()
@@ -183,6 +185,12 @@ class _Kept(asyncio.Protocol):
         if self._transport is not None:
             self._transport = None
             self._inner.connection_lost(exc)
+
+    def _give_up(self, transport: asyncio.Transport) -> None:
+        """Reset the connection: a mere close would leave what is unread with the kernel."""
+        self._keeper.log.write("control", "client-stuck", within_s=STUCK_S)
+        set_to_reset(transport.get_extra_info("socket"))
+        transport.abort()
 
     def _forget(self) -> None:
         if self._stuck is not None:

@@ -26,6 +26,10 @@ from .proxied import AdoptedProxied, Came
 
 SEED_MAX = 2**32
 BACKLOG = 64
+LINGER_S = 5.0
+"""For the rest of a body that nobody wants, so that its sender comes to read the answer."""
+SHUTDOWN_S = 1.0
+"""For requests under way, at the end."""
 SILENT_AFTER_S = 0.25
 """A client that says nothing for so long waits for the server: a source of a migration never does.
 
@@ -129,13 +133,19 @@ async def _answering(
         middlewares=[answered(log), no_browsers(hosts)], client_max_size=BODY_BYTES_MAX
     )
     app.add_routes(Api(collection).routes())
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=IDLE_S,
+        lingering_time=LINGER_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
     await runner.setup()
     try:
         assert runner.server is not None
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            Doorkeeper(runner.server), sock=opened, backlog=BACKLOG, start_serving=True
+            Doorkeeper(runner.server, log), sock=opened, backlog=BACKLOG, start_serving=True
         )
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -42,6 +43,7 @@ class Served:
     session: aiohttp.ClientSession
     stack: AsyncExitStack
     listener: socket.socket
+    tasks: asyncio.TaskGroup
 
     @property
     def upstream(self) -> str:
@@ -49,7 +51,7 @@ class Served:
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         """Ask, with a body of JSON; or of bytes as they are."""
-        given = {"data": body} if isinstance(body, bytes) else {"json": body}
+        given = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body}
         async with self.session.request(
             method, path, **({} if body is None else given), **more
         ) as response:
@@ -127,5 +129,6 @@ async def served(
         await stack.enter_async_context(session)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.setblocking(False)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         async with AsyncExitStack() as peers:
-            yield Served(control, log, session, peers, listener)
+            yield Served(control, log, session, peers, listener, tasks)
