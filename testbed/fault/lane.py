@@ -203,6 +203,9 @@ class Lane(Generic[Parser]):
             if type(value) is PageRun:  # nearly all of what comes
                 if watch is not None:
                     watch.run(value)
+                if armed and self._hold is None:
+                    self._leave(element)
+                    continue
             elif type(value) is RamPage:
                 if watch is not None:
                     watch.page(value)

@@ -126,7 +126,7 @@ class Strikes:
 
     def finish(self, why: str) -> None:
         """The stream is over."""
-        self.let_go(why)
+        self.let_go(f"{why} before the next one came")
         for fault in self._doubled:
             self._ledger.miss(fault, f"{why} in the section")
         self._doubled.clear()
