@@ -152,10 +152,9 @@ class Collection:
         del self.proxies[name]
 
     async def end(self) -> None:
-        """Stop all that the API made."""
+        """Stop all that the API made, and let go of all else."""
         for proxied in self.proxies.values():
-            if isinstance(proxied, OwnProxied):
-                await proxied.stop()
+            await proxied.release()
 
     async def reset(self) -> None:
         """No toxics, and all enabled.

@@ -60,8 +60,8 @@ class Tally:
         """A connection is there; nothing of it has passed yet."""
         self.live[connection.number] = connection
 
-    def event(self, event: Event) -> bool:
-        """Take an event of the proxy; true if a migration is over with it."""
+    def event(self, event: Event) -> None:
+        """Take an event of the proxy."""
         match event.kind:
             case "connection-identified":
                 channel = event.facts["channel"] or UNKNOWN
@@ -73,9 +73,8 @@ class Tally:
                 self.struck[name if known else "others"] += 1
             case "connection-ended":
                 self._ended(event.facts["connection"])
-        over = [one for one in self._migrations.event(event) if isinstance(one, Ended)]
-        self.outcomes.update(one.migration.outcome for one in over)
-        return bool(over)
+        changes = self._migrations.event(event)
+        self.outcomes.update(one.migration.outcome for one in changes if isinstance(one, Ended))
 
     def _ended(self, number: int) -> None:
         connection, channel = self.live.pop(number, None), self._channels.pop(number, UNKNOWN)

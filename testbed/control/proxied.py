@@ -107,6 +107,10 @@ class Proxied(ABC):
             ApiError: 409, it is.
         """
 
+    @abstractmethod
+    async def release(self) -> None:
+        """The control server ends."""
+
     async def is_at(self, listen: str, upstream: str) -> bool:
         """True if it has those addresses, by whatever name.
 
@@ -305,6 +309,10 @@ class OwnProxied(Proxied):
         """End it."""
         await self.stop()
 
+    async def release(self) -> None:
+        """End it."""
+        await self.stop()
+
     def _event(self, event: Event) -> None:
         """Count an event, and pass it on with the proxy's name."""
         self._log.write(event.actor, event.kind, **{"proxy": self.name, **event.facts})
@@ -328,7 +336,7 @@ class AdoptedProxied(Proxied):
         self._proxy: Proxy = proxy
         self._enabled = True
         proxy.on_connection = self._came
-        log.listen(self._of_log)
+        self._stop_listening = log.listen(self._of_log)
 
     @property
     def enabled(self) -> bool:
@@ -359,6 +367,11 @@ class AdoptedProxied(Proxied):
     async def close(self) -> None:
         """Refuse: it is not ours."""
         raise errors.not_ours(self.name, "cannot be deleted; it can be disabled")
+
+    async def release(self) -> None:
+        """Leave it as it is."""
+        self._stop_listening()
+        self._proxy.on_connection = None
 
     def _of_log(self, event: Event) -> None:
         if event.actor == "proxy" and "proxy" not in event.facts:

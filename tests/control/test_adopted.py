@@ -87,3 +87,20 @@ async def test_its_own_faults_stay_beside_those_of_toxics() -> None:
         assert (said.status, said.json["error"]) == (409, "toxic already exists")
         await at.call("POST", "/reset")
         assert [each.name for each in proxy.engine.faults] == ["from_the_file"]
+
+
+async def test_it_goes_on_without_the_control_server() -> None:
+    async with served() as outer:
+        async with served() as at:
+            proxy = await outer.stack.enter_async_context(
+                Proxy.start(
+                    listen=parse_address("127.0.0.1:0"),
+                    upstream=parse_address(outer.upstream),
+                    engine=FaultEngine(),
+                    log=at.log,
+                )
+            )
+            at.control.adopt("migration", proxy)
+        client = await outer.connect(str(proxy.address))
+        await client.send(b"hello")
+        assert await (await outer.server()).exactly(5) == b"hello"
