@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from control_helpers import Served, passes, served
+from toxiproxy import Toxiproxy
 
 from testbed.control.errors import ApiError
 from testbed.fault.engine import FaultEngine
@@ -52,6 +56,17 @@ async def test_it_is_a_proxy_among_others() -> None:
         assert 'testbed_connections_total{proxy="migration",channel="unknown"} 1' in text
         with pytest.raises(ApiError, match="proxy already exists"):
             at.control.adopt("migration", proxy)
+
+
+async def test_the_example_of_the_documentation() -> None:
+    page = Path(__file__).parents[2] / "docs" / "toxiproxy.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    async with adopted() as (at, _):
+        host, _, port = str(at.control.address).rpartition(":")
+        Toxiproxy().update_api_consumer(host, int(port))
+        await asyncio.to_thread(exec, example, {})
+        toxics = (await at.call("GET", "/proxies/migration/toxics")).json
+        assert [each["name"] for each in toxics] == ["bandwidth_upstream", "at-virtio-net"]
 
 
 async def test_it_can_be_taken_down_and_up() -> None:
