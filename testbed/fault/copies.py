@@ -50,7 +50,7 @@ class OlderPage(Lookout):
         super().__init__(place, PageMatcher(PagePlace(place.block, place.page)))
         self._pages: dict[str, bytes | None] = {}
 
-    def is_on(self, channel: Channel, _number: int) -> bool:
+    def is_on(self, channel: Channel, _number: int | None) -> bool:
         """On both channels whose records carry one page each."""
         return channel in (Channel.MAIN, Channel.PREEMPT)
 

@@ -49,6 +49,7 @@ class Strikes:
         self.known = Known(blocks=scene.blocks)
         self.channel = channel
         self.number = number
+        self._has_its_number = channel is not Channel.MULTIFD  # which says it in its first packet
         self._scene = scene
         self._ledger: Ledger = scene.ledger
         self._outlet = outlet
@@ -92,7 +93,7 @@ class Strikes:
 
     def renumber(self, number: int) -> None:
         """The channel says which number it has."""
-        self.number = number
+        self.number, self._has_its_number = number, True
         self._landmarks = [each for each in self._landmarks if self._is_here(each)]
         self._triggers = [each for each in self._triggers if self._is_here(each)]
         self._keepers = [each for each in self._keepers if self._is_here(each[1])]
@@ -140,7 +141,8 @@ class Strikes:
         self.prune()
 
     def _is_here(self, lookout: Lookout) -> bool:
-        return self.channel is not None and lookout.is_on(self.channel, self.number)
+        number = self.number if self._has_its_number else None
+        return self.channel is not None and lookout.is_on(self.channel, number)
 
     # Runs of page records
 

@@ -88,9 +88,9 @@ class Lookout:
         """There is nothing more to look out for."""
         return False
 
-    def is_on(self, channel: Channel, number: int) -> bool:
-        """True if it looks out there."""
-        return self.channel is channel and self.number in (None, number)
+    def is_on(self, channel: Channel, number: int | None) -> bool:
+        """True if it looks out there; None: which of several the channel is, is not known yet."""
+        return self.channel is channel and (number is None or self.number in (None, number))
 
     def wanted_in(self, records: Records, start: int, known: Known, /) -> int | None:
         """The first record of a run from `start` on that it has to see by itself."""
