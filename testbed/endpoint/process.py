@@ -38,6 +38,11 @@ TAIL_LINES_MAX = 40
 DRAIN_WITHIN_S = 1.0
 """After the end, for output still in the pipe. Only a stranger that holds it takes that long."""
 
+INSTALL_OR_CHOOSE = (
+    "Install it (Debian: qemu-system-x86), name another with --source-qemu or "
+    "--destination-qemu, or run on models: --endpoint model."
+)
+
 PROGRAM_PREFIX = re.compile(r"^\S*qemu[\w.-]*: ")
 """What QEMU puts before its messages: its own name, as it was called (`util/error-report.c`)."""
 
@@ -98,6 +103,7 @@ class Process:
         namespace: Namespace | None = None,
         inherited: Sequence[int] = (),
         serial: socket.socket | None = None,
+        advice: str = INSTALL_OR_CHOOSE,
     ) -> AsyncIterator[Process]:
         """Start `argv` in a session of its own, and log what becomes of it.
 
@@ -112,6 +118,7 @@ class Process:
             namespace: the network namespace that the process lives in; None: ours.
             inherited: descriptors that it gets, under the same numbers.
             serial: our end of its serial line; closed when the block ends.
+            advice: what to do if the command is not there.
 
         Raises:
             EndpointError: the command is not there or cannot be executed.
@@ -122,7 +129,7 @@ class Process:
             read_end, write_end = os.pipe()
             output = stack.enter_context(io.FileIO(read_end, "r"))
             try:
-                process = cls(side, _spawn(argv, write_end, inherited, namespace), log)
+                process = cls(side, _spawn(argv, write_end, inherited, namespace, advice), log)
             finally:
                 os.close(write_end)
             try:
@@ -223,7 +230,11 @@ class Process:
 
 
 def _spawn(
-    argv: Sequence[str], output: int, inherited: Sequence[int], namespace: Namespace | None
+    argv: Sequence[str],
+    output: int,
+    inherited: Sequence[int],
+    namespace: Namespace | None,
+    advice: str,
 ) -> subprocess.Popen[bytes]:
     """Start the process: a child is born in the network namespace of the thread that makes it."""
     try:
@@ -241,8 +252,7 @@ def _spawn(
         raise EndpointError(
             f"{argv[0]} {'is not there' if missing else 'cannot be executed'}: {error.strerror}",
             command=shlex.join(argv),
-            advice="Install it (Debian: qemu-system-x86), name another with --source-qemu or "
-            "--destination-qemu, or run on models: --endpoint model.",
+            advice=advice,
         ) from error
 
 

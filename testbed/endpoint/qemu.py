@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 QMP_OPENS_WITHIN_S = 20.0
 QMP_ANSWERS_WITHIN_S = 10.0
 
+INSTALL = "Install it (Debian: qemu-system-x86), or name another command."
+
 QUIT_WITHIN_S = 0.5
 """Then SIGKILL: nothing that a QEMU of ours holds is worth more of the user's time."""
 
@@ -131,7 +133,9 @@ class Qemu(Endpoint):
         with ExitStack() as ours, ExitStack() as theirs:
             our_qmp, its_qmp = _socket_pair(ours, theirs)
             argv = given_command_line(command, its_qmp.fileno())
-            async with Process.start(side, argv, log=log, inherited=(its_qmp.fileno(),)) as process:
+            async with Process.start(
+                side, argv, log=log, inherited=(its_qmp.fileno(),), advice=INSTALL
+            ) as process:
                 theirs.close()
                 endpoint = cls(side, argv, process, qmp)
                 async with endpoint._driven(our_qmp, opens_within_s):

@@ -75,7 +75,7 @@ class ReplayConsole(Console):
             return
         self._told += 1
         actor = ACTORS.get(event.kind) or ACTORS.get(event.actor, event.actor)
-        self.line(f"{event.at_s:7.3f}  {actor:<11}  {text}" if self._told <= LINES_MAX else "  ...")
+        self.line(f"{event.at_s:7.3f}  {actor:<11}  {text}" if self._told <= LINES_MAX else "...")
 
     def reacted(self, reaction: Reaction, expect: str) -> None:
         """It is over."""

@@ -6,7 +6,13 @@ from itertools import pairwise
 import pytest
 
 from testbed.endpoint.base import EndpointError, MachineSpec
-from testbed.endpoint.command_line import DISK_BYTES_MIN, Inherited, boot_disk, command_line
+from testbed.endpoint.command_line import (
+    DISK_BYTES_MIN,
+    Inherited,
+    boot_disk,
+    command_line,
+    given_command_line,
+)
 
 CHROOT = ("chroot", "/srv/other", "qemu-system-x86_64")
 
@@ -107,3 +113,16 @@ def test_an_error_says_what_happened_with_what_and_what_to_do() -> None:
         "  it said: two",
         "  Do this.",
     ]
+
+
+def test_a_given_command_gets_what_it_takes_to_drive_it_and_nothing_else() -> None:
+    assert given_command_line(["q", "-M", "pc"], 7) == [
+        *("q", "-M", "pc", "-chardev", "socket,id=testbed-qmp,fd=7"),
+        *("-mon", "chardev=testbed-qmp,mode=control", "-S", "-incoming", "defer"),
+        *("-display", "none"),
+    ]
+
+
+@pytest.mark.parametrize("screen", ["-nographic", "-vnc", "--display"])
+def test_a_given_command_keeps_the_screen_that_it_names(screen) -> None:
+    assert given_command_line(["q", screen], 7)[-2:] == ["-incoming", "defer"]

@@ -1,7 +1,6 @@
 """Replays into real QEMUs, into models, and into listeners that are neither."""
 
 import asyncio
-import os
 import socket
 import struct
 from contextlib import asynccontextmanager
@@ -35,32 +34,22 @@ from testbed.wire.build import discard
 
 WITHIN_S = 20.0
 """Nothing hangs here but what is meant to."""
-NIC = ("-device", "virtio-net-pci,romfile=")
-MACHINE = ("-M", "pc", "-m", "size=16777216B")
+DEVICES = (
+    *("-nodefaults", "-no-user-config", "-serial", "null"),
+    *("-device", "virtio-net-pci,romfile="),
+)
+"""Of the machine that was recorded, but for its disk, which nothing asks for."""
 RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
-def devices(tmp_path):
-    """The devices of the machine that was recorded."""
-    disk = tmp_path / "disk"
-    disk.touch()
-    os.truncate(disk, 1 << 20)
-    return (
-        *("-nodefaults", "-no-user-config", "-serial", "null"),
-        *("-drive", f"if=none,id=boot,format=raw,file={disk}"),
-        *("-device", "ide-hd,drive=boot,bus=ide.0,bootindex=0", *NIC),
-    )
+def qemu():
+    return Command(DEFAULT_QEMU, ("-M", "pc", "-m", "16M", "-accel", "tcg", *DEVICES))
 
 
 @pytest.fixture
-def qemu(devices):
-    return Command(DEFAULT_QEMU, (*MACHINE, "-accel", "tcg", *devices))
-
-
-@pytest.fixture
-def model_7_2(devices):
-    return Command(model("7.2").command, devices, of_recording=True)
+def model_7_2():
+    return Command(model("7.2").command, DEVICES, of_recording=True)
 
 
 async def replayed(path, to, *faults, **plan):

@@ -1,0 +1,97 @@
+"""`testbed replay` as a user has it: its arguments, its output, its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from testbed.cli import app
+
+ROOT = Path(__file__).parents[2]
+PRECOPY = ROOT / "tests" / "data" / "qemu7.2-precopy.c0.fwd.bin.xz"
+DEVICES = ("--", "-nodefaults", "-serial", "null", "-device", "virtio-net-pci")
+
+
+def replay(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["replay", *map(str, arguments)])
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Path:
+    path = tmp_path / "faults.yaml"
+    path.write_text(
+        "faults: [{at: {section: timer, part: footer, field: mark}, do: {set: 0x7d}, name: bad}]\n"
+    )
+    return path
+
+
+def test_a_replay_is_told_and_reported(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = replay(PRECOPY, "--model", "--json", report, *DEVICES)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("  destination  is QEMU 7.2.22")
+    assert any(line.endswith("recording    connection 1: main, 6957225 bytes") for line in lines)
+    assert lines[-1] == "passed   accepted: completed, and its guest is running"
+    told = json.loads(report.read_text())
+    assert (told["outcome"], told["verdict"], told["unfired"]) == ("passed", "accepted", [])
+    assert told["destination"]["run_state"] == "running"
+    assert told["connections"][0]["sent_bytes"] == 6957225
+
+
+def test_what_is_refused_fails_unless_that_was_expected(faults: Path) -> None:
+    done = replay(PRECOPY, "--model", "--faults", faults, *DEVICES)
+    assert (done.exit_code, done.stderr) == (1, "")
+    assert "proxy        bad strikes" in done.stdout
+    assert done.stdout.splitlines()[-1] == "    expected: accepted"
+    assert (
+        "FAILED   refused: it ended with status 1: Missing section footer for timer" in done.stdout
+    )
+    done = replay(PRECOPY, "--model", "--faults", faults, "--expect", "refused", *DEVICES)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1].startswith("passed   refused: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "say where it goes: one of --to ADDR, --qemu COMMAND, --model"),
+        (["--to", ":1", "--model"], "say where it goes"),
+        (["--to", "nowhere"], "--to: not an address: 'nowhere'"),
+        (["--to", ":1", "--paused"], "are for a destination that is started"),
+        (["--to", ":1", "--profile", "2.9"], "--profile is a model's"),
+        (["--qemu", "'"], "--qemu: No closing quotation"),
+        (["--model", "--parameter", "x"], "--parameter: expected NAME=VALUE, got 'x'"),
+        (["--model", "--faults", "nosuch.yaml"], "nosuch.yaml:1:1: no such file"),
+        (["--model", "--json", "nosuch/it.json"], "nosuch/it.json: cannot be written"),
+        (["--model", "--migration", "2"], "no migration 2: there is 1"),
+        (["--model", "--within", "0"], "'--within'"),
+        (["--model", "--expect", "nothing"], "'--expect'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_said(arguments: list[str], said: str) -> None:
+    done = replay(PRECOPY, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--qemu", "no-such-qemu"], "no-such-qemu is not there: No such file or directory"),
+        (["--qemu", "false"], "destination: it ended with status 1 before it opened QMP"),
+        (["--to", "unix:/nosuch"], "unix:/nosuch: nobody takes the connection: No such file"),
+    ],
+)
+def test_a_destination_that_is_not_there_is_said(arguments: list[str], said: str) -> None:
+    done = replay(PRECOPY, *arguments)
+    assert done.exit_code == 3
+    assert done.stderr.startswith(said)
+    assert "--source-qemu" not in done.stderr
+
+
+def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
+    done = replay(tmp_path, "--model")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path}: not a recording: no recording.jsonl in it\n"
