@@ -9,6 +9,7 @@ boundaries for certain; RAM never is.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from testbed.wire import (
     ChannelKind,
@@ -35,9 +36,12 @@ from .plan import (
     Channel,
     ConnectionPlace,
     Fault,
+    FlipBits,
     HalfClose,
     Latency,
+    OffsetPlace,
     Restore,
+    SetField,
     Side,
     Slice,
     Stall,
@@ -266,7 +270,15 @@ class FaultEngine:
             case ChannelKind.TLS:
                 return TlsChannel(), TlsChannel()
             case _:
-                return OpaqueChannel(UNKNOWN), OpaqueChannel(UNKNOWN)
+                return OpaqueChannel(UNKNOWN, self._unread_places()), OpaqueChannel(UNKNOWN)
+
+    def _unread_places(self) -> Iterator[tuple[int, int]]:
+        """What of an unknown connection is struck: it has to be in one element."""
+        reach = 0
+        for start, size in sorted(filter(None, map(_in_unknown, self.faults))):
+            if start >= reach:
+                reach = start + size
+                yield start, reach
 
     def _lane(
         self,
@@ -353,6 +365,16 @@ class FaultEngine:
 
 NO_WAY_BACK = "nothing comes this way on such a channel"
 UNKNOWN = "of a connection that begins like no channel"
+
+
+def _in_unknown(fault: Fault) -> tuple[int, int] | None:
+    """Offset and size of what a fault changes in an unknown connection."""
+    match fault.place, fault.action:
+        case OffsetPlace(offset, Channel.UNKNOWN), SetField(bytes(data)) | FlipBits(data):
+            return offset, max(len(data), 1)
+        case OffsetPlace(offset, Channel.UNKNOWN), _:
+            return offset, 1
+    return None
 
 
 def _back(channel: Channel) -> Channel | None:

@@ -30,7 +30,7 @@ from testbed.wire.packet import MultifdInit
 from testbed.wire.piece import Piece
 
 from .carried import BETWEEN_BYTES
-from .command import Command, End, HalfClose, Send
+from .command import Command, Send
 from .hold import Hold, begins_device_phase, package_bytes
 from .ledger import DEVICE_BYTES_MAX
 from .outlet import Outlet
@@ -102,16 +102,6 @@ class Lane(Generic[Parser]):
             self._let_go()
         return self._taken()
 
-    def ended(self) -> list[Command]:
-        """The sender will send no more."""
-        commands = self._finish()
-        return commands if self.outlet.shut else [*commands, HalfClose(self.toward)]
-
-    def was_reset(self) -> list[Command]:
-        """The sender has reset the connection."""
-        commands = self._finish()
-        return commands if self.outlet.shut else [*commands, End(self.toward, reset=True)]
-
     @property
     def is_over(self) -> bool:
         """The sender has ended."""
@@ -165,7 +155,8 @@ class Lane(Generic[Parser]):
         self._elements(feed(), armed=True)
         return self._taken()
 
-    def _finish(self) -> list[Command]:
+    def finish(self) -> list[Command]:
+        """The sender will send no more: what that decides, and all that passed."""
         if self._ended:
             return []
         self._ended = True

@@ -114,11 +114,11 @@ class Relay(Passing):
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
-        return self._obeyed(self._lane(sender).ended())
+        return self._over(sender, HalfClose(_other(sender)))
 
     def was_reset(self, sender: Side) -> list[Command]:
         """That side has reset the connection."""
-        return self._obeyed(self._lane(sender).was_reset())
+        return self._over(sender, End(_other(sender), reset=True))
 
     def undecided(self, sender: Side, /) -> bool:
         """True while there are bytes of that side whose meaning or way depends on what follows."""
@@ -139,6 +139,12 @@ class Relay(Passing):
 
     def _lane(self, sender: Side) -> Lane[ChannelParser]:
         return self.forward if sender is Side.SOURCE else self.backward
+
+    def _over(self, sender: Side, end: Command) -> list[Command]:
+        """That direction is over, which is told to the other side unless a fault was first."""
+        lane = self._lane(sender)
+        commands = self._obeyed(lane.finish())
+        return commands if lane.outlet.shut else [*commands, end]
 
     def _obeyed(self, commands: list[Command]) -> list[Command]:
         if len(commands) == 1 and isinstance(commands[0], Send):  # nearly always

@@ -7,10 +7,11 @@ Source: QEMU `migration/migration.c`, `migration_ioc_process_incoming`, 5.2 to 1
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from .channel import Channel
-from .element import CommandType, MessageType, SectionType
+from .element import CommandType, MessageType, Opaque, SectionType
 from .reader import Story
 from .structs import MAGIC, MULTIFD_MAGIC, U32
 
@@ -55,12 +56,26 @@ class OpaqueChannel(Channel):
 
     Args:
         why: what the elements say.
+        whole: ranges of offsets whose bytes come as an element of their own, however they were
+            fed; in order, and none of them empty.
     """
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, whole: Iterable[tuple[int, int]] = ()) -> None:
         self._why = why
+        self._whole = tuple(whole)
         super().__init__()
 
     def _story(self) -> Story[None]:
+        for start, end in self._whole:
+            while self._reader.offset < start and (yield from self._reader.more()):
+                self._some(start)
+            if self._reader.offset == start:
+                yield from self._reader.need(end - start, self._why)
+                self._some(end)
         while (yield from self._reader.more()):
             self._opaque(self._why)
+
+    def _some(self, upto: int) -> None:
+        """Emit what is in hand, up to an offset."""
+        size = min(self._reader.available, upto - self._reader.offset)
+        self._emit(Opaque(self._why), size)
