@@ -28,7 +28,7 @@ def drawn(picture: Picture) -> RenderableType:
     figures = picture.figures()
     parts: list[RenderableType] = [_line(_headline(picture, figures), "bold")]
     if picture.migration is not None:
-        parts.append(_line(_memory_line(figures)))
+        parts.append(_line(_memory_line(figures, passes=picture.migrations.current is not None)))
         if picture.sample.blocks:
             parts.append(_blocks(picture.sample.blocks, picture.sample.page_bytes))
     if picture.sample.connections:
@@ -65,14 +65,14 @@ def _headline(picture: Picture, figures: Figures) -> str:
     return f"migration {migration.number}: {figures.phase}{section}"
 
 
-def _memory_line(figures: Figures) -> str:
+def _memory_line(figures: Figures, *, passes: bool) -> str:
     parts = [f"{size(figures.bytes_forward)}, {size(figures.rate)}/s"]
     if figures.total_pages:
         parts.append(f"pass {figures.passes}")
         parts.append(f"{figures.pages} page records for {figures.total_pages} pages")
     if figures.left_s is not None:
         parts.append(f"{figures.left_s:.0f} s left of this pass")
-    elif figures.passes > 1:
+    elif passes and figures.passes > 1:
         parts.append("how much is dirty again the stream does not say")
     return "  ".join(parts)
 

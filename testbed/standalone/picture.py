@@ -187,7 +187,7 @@ class Picture:
             total,
             sample.pages,
             passes,
-            self._left_s(total) if passes <= 1 else None,
+            self._left_s(total) if self.migrations.current and passes <= 1 else None,
         )
 
     def _phase(self) -> str:

@@ -183,6 +183,11 @@ class Service:
                 await stack.enter_async_context(_drawing(self._draw))
             return await self._over
 
+    @property
+    def proxy(self) -> Proxy:
+        """The migration's; there once it listens."""
+        return self._proxies[0]
+
     def stop(self) -> None:
         """Take no more connections, and end when none is open; called again, end now."""
         if self._over.done():
@@ -211,9 +216,7 @@ class Service:
         wanted = [
             f"fault {number} (" for number, fault in faults if attempt in (None, fault.attempt)
         ]
-        return [
-            each for each in self._proxies[0].engine.unfired() if each.startswith(tuple(wanted))
-        ]
+        return [each for each in self.proxy.engine.unfired() if each.startswith(tuple(wanted))]
 
     async def _start(
         self, stack: AsyncExitStack, who: str, way: Way, engine: FaultEngine, log: Log
@@ -280,7 +283,7 @@ class Service:
             for change in self.picture.event(event):
                 match change:
                     case Began(migration=migration):
-                        self._attempt = self._proxies[0].engine.attempt
+                        self._attempt = self.proxy.engine.attempt
                         self._log.write(PROXY, "migration-began", migration=migration.number)
                     case Ended(migration=migration):
                         self._migration_ended(migration, event.at_s)
@@ -290,6 +293,7 @@ class Service:
                 self._end(Outcome.STOPPED)
 
     def _migration_ended(self, migration: Migration, at_s: float) -> None:
+        self.picture.sampled(sample(at_s, self.proxy))  # its channels are there still
         self._log.write(
             PROXY,
             "migration-ended",
@@ -306,10 +310,8 @@ class Service:
             self._log.write(PROXY, "fault-unfired", sentence=sentence)
         if once:
             self._end(Outcome.UNFIRED if unfired else Outcome.OVER)
-        elif (
-            self._proxies[0].engine.attempt == self._attempt
-        ):  # else the next one has begun already
-            self._proxies[0].attempt_over()
+        elif self.proxy.engine.attempt == self._attempt:  # else the next one has begun already
+            self.proxy.attempt_over()
 
     def _end(self, outcome: Outcome) -> None:
         if not self._over.done():
@@ -319,7 +321,7 @@ class Service:
 
     def _draw(self) -> None:
         assert self._on_draw is not None
-        self.picture.sampled(sample(self._log.now_s(), self._proxies[0]))
+        self.picture.sampled(sample(self._log.now_s(), self.proxy))
         self._on_draw(self.picture)
 
 

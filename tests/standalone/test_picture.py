@@ -145,7 +145,7 @@ def test_a_migration_that_is_over_stays_in_view_until_the_next_one() -> None:
     scene.ended(1, 9_000_000)
     scene.sample(2.0)
     assert scene.text()[0] == "migration 1 is over (whole); waiting for a migration"
-    assert scene.text()[1].startswith("9.0 MB, 0 B/s  pass 1  16448 page records")
+    assert scene.text()[1] == "9.0 MB, 0 B/s  pass 1  16448 page records for 16448 pages"
     assert scene.text()[-1] == "return path  SHUT 1"
     scene.main(2)
     scene.sample(3.0, (2, 50, 0))

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from proxy_helpers import LOOPBACK
 from service_helpers import STREAM, serving
-from wire_helpers import PAGES, ram_part
+from wire_helpers import PAGES, ram_part, recorded
 
 from testbed.fault.plan import (
     Close,
@@ -26,8 +26,13 @@ from testbed.log import Log
 from testbed.proxy.address import TcpAddress
 from testbed.proxy.recording import Direction, FolderRecorder, Recording
 from testbed.standalone.asked import AskedError, Settings, Way
+from testbed.standalone.picture import Picture
+from testbed.standalone.sampling import sample
 from testbed.standalone.service import Outcome, Service, ServiceError
 from testbed.standalone.storage import of_storage
+from testbed.wire import MultifdChannel
+from testbed.wire.element import RamPage
+from testbed.wire.packet import MultifdPacket
 
 FOOTER = SectionPlace("ram", kind="part", part="footer", field="mark")
 AT = STREAM.index(ram_part(*PAGES))
@@ -196,6 +201,61 @@ async def test_a_migration_that_is_cut_off_leaves_what_passed_recorded(tmp_path:
         rig.service.stop()
         assert await rig.outcome() is Outcome.RESET
     assert Recording.open(tmp_path).file(1, Direction.FORWARD).read_bytes() == STREAM[:AT]
+
+
+# The picture
+
+
+async def test_what_passes_can_be_seen_meanwhile() -> None:
+    async with serving() as rig:
+        source, destination = await rig.pair(STREAM[:8])
+        stop = AT + len(ram_part(*PAGES))
+        await source.send(STREAM[8:stop])
+        await destination.exactly(stop - 8)
+        seen = sample(1.0, rig.service.proxy)
+        assert (seen.phase, seen.section) == ("iterate", "PART ram")
+        assert seen.pages == sum(isinstance(page, RamPage) for page in PAGES)
+        assert [each.bytes_forward for each in seen.connections] == [stop]
+        sizes = {name: each.used_bytes for name, each in seen.blocks.items()}
+        assert sizes["pc.ram"]
+
+
+async def test_pages_on_multifd_channels_are_those_of_the_migration() -> None:
+    main, multifd = recorded("qemu7.2-multifd.c0.fwd"), recorded("qemu7.2-multifd.c1.fwd")
+    async with serving() as rig:
+        source, destination = await rig.pair(main[:4])
+        other = await rig.source()
+        await other.send(multifd)
+        there = await rig.destination.next()
+        await there.exactly(len(multifd))
+        await source.send(main[4:])
+        await destination.exactly(len(main) - 4)
+        seen = sample(1.0, rig.service.proxy)
+        alone = MultifdChannel()
+        packets = [each.value for each in [*alone.feed(multifd), *alone.end()]]
+        pages = sum(
+            each.normal_pages + each.zero_pages
+            for each in packets
+            if isinstance(each, MultifdPacket)
+        )
+        assert seen.pages >= pages > 100
+        assert seen.blocks["pc.ram"].used_bytes
+
+
+async def test_it_is_drawn_a_few_times_a_second_and_at_the_end() -> None:
+    drawn: list[str] = []
+
+    def draw(picture: Picture) -> None:
+        drawn.append(picture.figures().phase)
+
+    log, anywhere = Log(), TcpAddress(LOOPBACK, 0)
+    service = Service(Settings(Way(anywhere, TcpAddress(LOOPBACK, 1))), log, None, draw)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(service.run())
+        await log.wait(lambda event: event.kind == "listening", what="it", within_s=10)
+        await asyncio.sleep(0)
+        service.stop()
+    assert drawn[-1] == "waiting for a migration"
 
 
 # Storage
