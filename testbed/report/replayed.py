@@ -58,6 +58,7 @@ class ReplayConsole(Console):
         super().__init__(file)
         self._told = 0
         self._over = False
+        self._lost: OSError | None = None
 
     def began_replay(self, recording: Replayable) -> None:
         """It begins."""
@@ -75,10 +76,20 @@ class ReplayConsole(Console):
             return
         self._told += 1
         actor = ACTORS.get(event.kind) or ACTORS.get(event.actor, event.actor)
-        self.line(f"{event.at_s:7.3f}  {actor:<11}  {text}" if self._told <= LINES_MAX else "...")
+        line = f"{event.at_s:7.3f}  {actor:<11}  {text}" if self._told <= LINES_MAX else "..."
+        try:
+            self.line(line)
+        except OSError as error:  # no matter of whoever writes the log
+            self._over, self._lost = True, error
 
     def reacted(self, reaction: Reaction, expect: str) -> None:
-        """It is over."""
+        """It is over.
+
+        Raises:
+            OSError: what happens could not be told.
+        """
+        if self._lost is not None:
+            raise self._lost
         for line in _details(reaction):
             self.line(f"    {line}")
         word = outcome_of(reaction, expect)

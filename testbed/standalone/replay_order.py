@@ -36,7 +36,9 @@ PIECE_BYTES = 1 << 16
 """Sent at once at most: so soon a page that is asked for goes out."""
 URGENT_MAX = 64
 """Pages that are sent ahead at once."""
-REQUESTS_MAX = 1 << 20
+WAITING_MAX = 1 << 12
+"""Pages that wait to be sent ahead; what is asked for beyond them comes in its order."""
+REQUESTS_MAX = 1 << 18
 """Different pages that are remembered to have been asked for."""
 
 
@@ -90,13 +92,16 @@ class Order:
     def _asked(self, payload: bytes) -> None:
         """It asks for one host page at a time: QEMU `migration/ram.c`, `postcopy_request_page`."""
         page = self._asked_block, U64.unpack_from(payload)[0]
-        if page in self.requested or len(self.requested) >= REQUESTS_MAX:
+        if page in self.requested:
             return
-        self.requested.add(page)
         found = self._pages.find(*page)
-        if found is None:
-            self.lacking.add(page)
-        elif not self._survey.large_pages and not self._is_sent(*found):
+        if len(self.requested) < REQUESTS_MAX:
+            self.requested.add(page)
+            if found is None:
+                self.lacking.add(page)
+        if found is None or self._survey.large_pages or self._is_sent(*found):
+            return
+        if len(self._urgent) < WAITING_MAX:
             self._urgent.append(found)
 
     def _received(self, block: str, bitmap: bytes) -> None:

@@ -72,7 +72,8 @@ class Sender:
         self._moved = moved
         self._guest_runs = guest_runs
         self._guest_told = asyncio.Event()
-        self._is_held = survey.package_at is not None
+        # Pages that are asked for meanwhile must be able to go ahead.
+        self._is_held = survey.package_at is not None and not survey.large_pages
         self._began_at = began_at  # loop time of the recording's first byte; None: fast
         self._wakes = asyncio.Event()
         self._messages = 0

@@ -60,6 +60,22 @@ def test_a_destination_that_talks_without_end_is_cut_off() -> None:
     assert lines == ["destination  says: ?[31m"] * LINES_MAX + ["..."]
 
 
+class Gone(io.StringIO):
+    """Nobody reads any more."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_who_is_gone_does_not_disturb_the_replay() -> None:
+    console, log = ReplayConsole(Gone()), Log()
+    log.listen(console.replayed)
+    log.write("destination", "stderr", line="x", text="x")
+    log.write("destination", "stderr", line="y", text="y")
+    with pytest.raises(BrokenPipeError):
+        console.reacted(Reaction([ALL]), "taken")
+
+
 def test_notes_of_a_capture_come_first() -> None:
     out = io.StringIO()
     ReplayConsole(out).began_replay(Replayable("x", (), ("cut short",)))
