@@ -11,7 +11,8 @@ from testbed.proxy.address import AddressError, parse_address
 
 from . import errors
 from .body import Fields
-from .proxied import Opens, OwnProxied, Proxied
+from .own import Opens, OwnProxied
+from .proxied import Proxied
 from .toxics import Toxic, check_name
 
 PROXIES_MAX = 256
@@ -48,9 +49,12 @@ class Wanted:
         if not upstream:
             raise errors.missing(f"upstream{number}")
         check_name(name, path)
-        toxics = tuple(Toxic.parse(each) for each in fields.items("toxics"))
-        listen = fields.text("listen") or ANYWHERE
         at = f"{path}." if path else ""
+        toxics = tuple(
+            Toxic.parse(each, f"{at}toxics[{index}]")
+            for index, each in enumerate(fields.items("toxics"))
+        )
+        listen = fields.text("listen") or ANYWHERE
         check_address(listen, f"{at}listen")
         check_address(upstream, f"{at}upstream")
         enabled = fields.flag("enabled", True) if fields.has("enabled") else None
@@ -219,10 +223,13 @@ class Collection:
             if before.get(name) is not one:
                 await one.stop()
         for name, one in before.items():
-            if name in were_enabled:
-                await one.start()
-            else:
+            if name not in were_enabled:
                 await one.stop()
+                continue
+            try:
+                await one.start()
+            except errors.ApiError as error:  # somebody else has its port now
+                self._log.write("control", "proxy-not-restored", proxy=name, error=error.message)
 
     def _made(self, wanted: Wanted) -> Proxied:
         proxied = OwnProxied(

@@ -86,23 +86,25 @@ class Tally:
         received, sent = self.received.copy(), self.sent.copy()
         by_channel = self.by_channel.copy()
         for number, connection in self.live.items():
-            channel = self._channels.get(number, UNKNOWN)
+            # Of one that nobody has told yet nothing goes by channel: a counter never goes down.
+            channel = self._channels.get(number)
             self._add(connection, channel, received, sent, by_channel)
         return received, sent, by_channel
 
     @staticmethod
     def _add(
         connection: Counted,
-        channel: str,
+        channel: str | None,
         received: Counter[Side],
         sent: Counter[Side],
         by_channel: Counter[tuple[str, Side]],
     ) -> None:
         received.update(connection.received_bytes)
         sent.update(connection.sent_bytes)
-        by_channel.update(
-            {(channel, side): count for side, count in connection.received_bytes.items()}
-        )
+        if channel is not None:
+            by_channel.update(
+                {(channel, side): count for side, count in connection.received_bytes.items()}
+            )
 
 
 class Shown(Protocol):

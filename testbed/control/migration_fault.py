@@ -16,20 +16,21 @@ from testbed.scenario.faults_file import parse_fault
 from . import errors
 
 
-def fault_of(name: str, attributes: Mapping[str, Any]) -> Fault:
+def fault_of(name: str, attributes: Mapping[str, Any], path: str = "attributes") -> Fault:
     """The fault of a toxic.
 
     Args:
         name: of the toxic; the fault has the same.
         attributes: as they came.
+        path: where they stand in the body, for messages.
 
     Raises:
         ApiError: 400, with the path of everything that is wrong.
     """
     if "name" in attributes:
-        raise errors.bad_body("attributes.name: a fault here has the name of its toxic")
+        raise errors.bad_body(f"{path}.name: a fault here has the name of its toxic")
     try:
         return parse_fault({"attempt": "every", **attributes}, name)
     except ValueError as error:
-        wrong = "; ".join(f"attributes.{line}" for line in str(error).splitlines())
+        wrong = "; ".join(f"{path}.{line}" for line in str(error).splitlines())
         raise errors.bad_body(wrong) from error

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
-from testbed.log import Event, Log
+from testbed.log import Event
 from testbed.proxy import Proxy
-from testbed.proxy.address import Address, parse_address, resolve
+from testbed.proxy.address import parse_address, resolve
 from testbed.proxy.connection import Connection
 from testbed.proxy.listener import error_text
 from testbed.proxy.shaping import Stage
 
 from . import errors
-from .hosted import Hosted
 from .metrics import Tally
 from .migration_fault import fault_of
 from .toxics import TOXICS_MAX, Toxic
 
 OWNER = "toxics"
 """Whose the stages are, in a connection's lines."""
-
-Came = Callable[[Connection], None]
-Opens = Callable[[Address, Address, FaultEngine, Log, Came], AbstractAsyncContextManager[Proxy]]
-"""Starts a proxy: where it listens and goes on to, its engine, its log, its `on_connection`."""
 
 
 @dataclass(slots=True)
@@ -121,7 +114,7 @@ class Proxied(ABC):
             return False
         if listen in (self.listen, self.asked):
             return True
-        return await _places(listen) == await _places(self.listen)
+        return not set(await _places(listen)).isdisjoint(await _places(self.listen))
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it."""
@@ -241,141 +234,6 @@ class Proxied(ABC):
         """Have the engine that goes with the toxics: not while connections are open."""
         if self._rearm and self._proxy is not None and not self._touched:
             self._proxy.rearm(self._engine())
-
-
-class OwnProxied(Proxied):
-    """One that the API made: it runs while it is enabled.
-
-    Args:
-        group: whose tasks run it.
-        log: where its events go, with its name.
-        opens: starts it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        listen: str,
-        upstream: str,
-        *,
-        seed: int,
-        group: asyncio.TaskGroup,
-        log: Log,
-        opens: Opens,
-    ) -> None:
-        super().__init__(name, listen, upstream, seed=seed)
-        self._group = group
-        self._opens = opens
-        self._hosted: Hosted[Proxy] | None = None
-        self._events = Log(keeps=False)
-        self._log = log
-        self._events.listen(self._event)
-
-    @property
-    def enabled(self) -> bool:
-        """It listens."""
-        return self._hosted is not None
-
-    async def start(self) -> None:
-        """Run it."""
-        if self._hosted is not None:
-            return
-        opened = self._opens(
-            parse_address(self.listen),
-            parse_address(self.upstream),
-            self._engine(),
-            self._events,
-            self._came,
-        )
-        try:
-            self._hosted, self._proxy = await Hosted.enter(self._group, opened)
-        except OSError as error:
-            raise errors.failed(f"listen {self.listen}: {error_text(error)}") from error
-        self.listen = str(self._proxy.address)
-
-    async def stop(self) -> None:
-        """End it."""
-        hosted, self._hosted, self._proxy = self._hosted, None, None
-        if hosted is not None:
-            await hosted.leave()
-
-    async def move(self, listen: str, upstream: str) -> None:
-        """End it, and have other addresses."""
-        await self.stop()
-        self.listen = self.asked = listen
-        self.upstream = upstream
-
-    async def close(self) -> None:
-        """End it."""
-        await self.stop()
-
-    async def release(self) -> None:
-        """End it."""
-        await self.stop()
-
-    def _event(self, event: Event) -> None:
-        """Count an event, and pass it on with the proxy's name."""
-        self._log.write(event.actor, event.kind, **{"proxy": self.name, **event.facts})
-        super()._event(event)
-
-
-class AdoptedProxied(Proxied):
-    """One that somebody else runs, such as that of a command.
-
-    Args:
-        proxy: that runs.
-        log: where it writes.
-        faults: those of its engine.
-    """
-
-    def __init__(
-        self, name: str, proxy: Proxy, *, seed: int, log: Log, faults: tuple[Fault, ...]
-    ) -> None:
-        listen, upstream = str(proxy.address), str(proxy.upstream)
-        super().__init__(name, listen, upstream, seed=seed, faults=faults)
-        self._proxy: Proxy = proxy
-        self._enabled = True
-        proxy.on_connection = self._came
-        self._stop_listening = log.listen(self._of_log)
-
-    @property
-    def enabled(self) -> bool:
-        """It listens, as far as we know."""
-        return self._enabled
-
-    async def start(self) -> None:
-        """Have it listen again."""
-        if not self._enabled:
-            self._enabled = True
-            self._proxy.reopen()
-
-    async def stop(self) -> None:
-        """Have it refuse connections, and reset those that are open."""
-        if self._enabled:
-            self._enabled = False
-            self._proxy.retire()
-            self._proxy.abort()
-
-    async def move(self, listen: str, upstream: str) -> None:
-        """Have it go on to another place; where it listens stays."""
-        if listen not in (self.listen, self.asked):
-            raise errors.not_ours(self.name, "listens where it was told to")
-        self._proxy.upstream = parse_address(upstream)
-        self._proxy.abort()
-        self.upstream = upstream
-
-    async def close(self) -> None:
-        """Refuse: it is not ours."""
-        raise errors.not_ours(self.name, "cannot be deleted; it can be disabled")
-
-    async def release(self) -> None:
-        """Leave it as it is."""
-        self._stop_listening()
-        self._proxy.on_connection = None
-
-    def _of_log(self, event: Event) -> None:
-        if event.actor == "proxy" and "proxy" not in event.facts:
-            self._event(event)
 
 
 async def _places(address: str) -> list[Any]:

@@ -19,10 +19,11 @@ from testbed.proxy import Proxy
 from testbed.proxy.address import Address, TcpAddress, UnixAddress, of_socket, resolve
 from testbed.proxy.listener import remove_stale
 
+from .adopted import AdoptedProxied
 from .api import Api
 from .collection import Collection
 from .guard import BODY_BYTES_MAX, IDLE_S, Doorkeeper, answered, no_browsers
-from .proxied import AdoptedProxied, Came
+from .own import Came
 
 SEED_MAX = 2**32
 BACKLOG = 64
@@ -181,4 +182,4 @@ def _known(address: Address, hosts: Iterable[str]) -> Iterable[str] | None:
     """The names that a request may call the server by; None: any."""
     if not isinstance(address, TcpAddress):
         return None
-    return {address.host, socket.gethostname(), *hosts}
+    return {host for host in (address.host, socket.gethostname(), *hosts) if host}

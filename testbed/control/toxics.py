@@ -75,7 +75,7 @@ class Toxic:
         name = name or f"{kind}_{stream}"
         check_name(name, path)
         toxic = cls(name, kind, stream, toxicity, {})
-        return replace(toxic, attributes=toxic._attributes(said)).checked()
+        return replace(toxic, attributes=toxic._attributes(said, path)).checked(path)
 
     def updated(self, value: Any) -> Toxic:
         """With what the body of an update says: attributes and toxicity, each if it is there.
@@ -116,18 +116,18 @@ class Toxic:
         stage = STAGES.get(self.type)
         return [] if stage is None else [stage(self, live)]
 
-    def _attributes(self, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _attributes(self, said: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
         """Those that it has, with what is said over them."""
         if self.is_fault:
             return {**self.attributes, **said}
-        fields = Fields(said, "attributes")
+        fields = Fields(said, _under(path, "attributes"))
         return {
             name: fields.integer(name, self.attributes.get(name, 0))
             for name in ATTRIBUTES[self.type]
         }
 
-    def checked(self) -> Toxic:
-        """This one, if it makes sense.
+    def checked(self, path: str = "") -> Toxic:
+        """This one, if it makes sense; `path` is where in the body it stands.
 
         Raises:
             ApiError: 400, it does not.
@@ -135,16 +135,19 @@ class Toxic:
         if self.is_fault:
             if self.toxicity != 1.0:
                 why = f"expected 1 for a {MIGRATION_FAULT}, got {shown(self.toxicity)}"
-                raise errors.bad_body(f"toxicity: {why}; its attribute `when` can have a `chance`")
-            fault_of(self.name, self.attributes)
+                raise errors.bad_body(
+                    f"{_under(path, 'toxicity')}: {why}; its attribute `when` can have a `chance`"
+                )
+            fault_of(self.name, self.attributes, _under(path, "attributes"))
         if self.type == "slicer":
             average, variation = self._whole("average_size"), self._whole("size_variation")
+            at = _under(path, "attributes")
             if average < 1:
                 why = f"expected 1 or more, got {average}"
-                raise errors.bad_body(f"attributes.average_size: {why}")
+                raise errors.bad_body(f"{at}.average_size: {why}")
             if not 0 <= variation < average:
                 why = f"expected 0 to {average - 1}, less than average_size, got {variation}"
-                raise errors.bad_body(f"attributes.size_variation: {why}")
+                raise errors.bad_body(f"{at}.size_variation: {why}")
         return self
 
     def _whole(self, name: str) -> int:
@@ -159,6 +162,10 @@ class Toxic:
         return max(0, self._whole(name))
 
 
+def _under(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def check_name(name: str, path: str) -> None:
     """Refuse a name that no path of the API could hold.
 
@@ -166,7 +173,7 @@ def check_name(name: str, path: str) -> None:
         ApiError: 400.
     """
     if len(name) > NAME_CHARACTERS_MAX or "/" in name or not name.isprintable():
-        where = f"{path}.name" if path else "name"
+        where = _under(path, "name")
         what = f"a text of at most {NAME_CHARACTERS_MAX} printable characters without /"
         raise errors.bad_body(f"{where}: expected {what}, got {shown(name)}")
 

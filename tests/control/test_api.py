@@ -82,6 +82,20 @@ ROUTES: list[tuple[str, str, Any, int, Any]] = [
         400,
         {"error": f'{BAD}enabled: expected true or false, got "yes"', "status": 400},
     ),
+    (
+        "POST",
+        "/proxies",
+        {
+            "name": "x",
+            "upstream": "127.0.0.1:1",
+            "toxics": [{"type": "latency", "attributes": {"jitter": "x"}}],
+        },
+        400,
+        {
+            "error": f'{BAD}toxics[0].attributes.jitter: expected a whole number, got "x"',
+            "status": 400,
+        },
+    ),
     ("PATCH", "/proxies/one", b"", 400, EMPTY),
     (
         "PATCH",
@@ -134,6 +148,26 @@ ROUTES: list[tuple[str, str, Any, int, Any]] = [
         {"error": "missing required field: upstream at proxy 1", "status": 400, "proxies": []},
     ),
     ("POST", "/populate", [], 201, {"proxies": []}),
+    (
+        "POST",
+        "/populate",
+        [
+            {
+                "name": "x",
+                "upstream": "127.0.0.1:1",
+                "toxics": [
+                    {"type": "noop"},
+                    {"type": "migration_fault", "attributes": {"at": {"offset": 1}}},
+                ],
+            }
+        ],
+        400,
+        {
+            "error": f"{BAD}[0].toxics[1].attributes.`do` is missing",
+            "status": 400,
+            "proxies": [],
+        },
+    ),
 ]
 
 

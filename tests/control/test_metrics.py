@@ -73,6 +73,15 @@ def test_what_has_ended_and_what_runs_are_one_sum() -> None:
         assert line in shown
 
 
+def test_what_nobody_has_told_yet_is_no_channels() -> None:
+    named = Named("p")
+    named.tally.came(Connection(1, {Side.SOURCE: 5}, {}))
+    assert not [line for line in samples(named) if line.startswith("testbed_received")]
+    tell(named.tally, "connection-ended", connection=1, bytes_forward=5, bytes_back=0)
+    line = 'testbed_received_bytes_total{proxy="p",channel="unknown",direction="forward"} 5'
+    assert line in samples(named)
+
+
 def test_migrations_are_counted_by_what_became_of_them() -> None:
     named = Named("p")
     for connection, last in ((1, "eof"), (2, "ping")):
