@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from testbed.fault.plan import Chance, Fault, Latency, Slice
 from testbed.proxy.address import Address, AddressError, parse_address
-from testbed.scenario.document import ScenarioError
-from testbed.scenario.faults_file import FaultsFile, load_faults
 
 from .storage import of_storage, storage_problems
+
+if TYPE_CHECKING:  # the language takes its time
+    from testbed.scenario.faults_file import FaultsFile
 
 
 class AskedError(Exception):
@@ -79,6 +81,9 @@ def read_faults(path: Path | None, *, for_storage: bool = False) -> FaultsFile |
     """
     if path is None:
         return None
+    from testbed.scenario.document import ScenarioError
+    from testbed.scenario.faults_file import load_faults
+
     try:
         loaded = load_faults(path)
     except ScenarioError as error:

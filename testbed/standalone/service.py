@@ -17,8 +17,6 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
-from testbed.control.server import ControlError
-from testbed.control.server import serve as serve_control
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
@@ -248,10 +246,10 @@ class Service:
 
     async def _start_control(self, stack: AsyncExitStack, address: Address, proxy: Proxy) -> None:
         """Have the migration's proxy under a name of Toxiproxy's API, and whatever it makes."""
+        from testbed.control.server import ControlError, serve  # an HTTP server takes its time
+
         settings = self.settings
-        server = serve_control(
-            address, self._log, seed=settings.seed, public=settings.control_public
-        )
+        server = serve(address, self._log, seed=settings.seed, public=settings.control_public)
         try:
             control = await stack.enter_async_context(server)
         except ControlError as error:
