@@ -132,7 +132,7 @@ def _details(reaction: Reaction) -> Iterator[str]:
             f"{pages.left_out} left out, as it had them"
         )
     if pages.lacking:
-        yield f"{pages.lacking} pages were never recorded: the destination waits for them"
+        yield f"{pages.lacking} of the pages that it asked for were never recorded"
     yield from reaction.unfired
     yield from reaction.notes
 

@@ -29,12 +29,13 @@ from testbed.wire.element import (
     SectionType,
 )
 from testbed.wire.preempt import PreemptChannel
+from testbed.wire.runs import offsets_bytes
 from testbed.wire.structs import U64
 
 from .replay_recording import Replayable, ReplayConnection
 
-URGENT_PAGES_MAX = 1 << 20
-"""Of preempt channels, that are remembered: 4 GiB of guest memory."""
+URGENT_PAGES_MAX = 1 << 18
+"""Of preempt channels, that are remembered: 1 GiB of guest memory."""
 
 
 class Run:
@@ -163,9 +164,7 @@ def survey(recording: Replayable) -> dict[int, Survey]:
                 _inherit(surveys, found)
                 _read_main(connection, main, found)
             case ChannelKind.PREEMPT:
-                for element in _elements(connection, PreemptChannel(main)):
-                    if isinstance(element.value, RamPage) and len(found.urgent) < URGENT_PAGES_MAX:
-                        found.urgent.add((element.value.block, element.value.offset_bytes))
+                _read_urgent(connection, PreemptChannel(main), found)
     return surveys
 
 
@@ -221,6 +220,19 @@ def _read_main(connection: ReplayConnection, parser: MainChannel, found: Survey)
                 if value.type is SectionType.PART and not found.advised and not found.has_postcopy:
                     return  # it will not be a postcopy
     found.footers = parser.footers is not False
+
+
+def _read_urgent(connection: ReplayConnection, parser: PreemptChannel, found: Survey) -> None:
+    for element in _elements(connection, parser):
+        match element.value:
+            case PageRun() as run:
+                pages = [(run.block, offset) for offset in offsets_bytes(run)]
+            case RamPage(block=block, offset_bytes=offset):
+                pages = [(block, offset)]
+            case _:
+                continue
+        if len(found.urgent) < URGENT_PAGES_MAX:
+            found.urgent.update(pages)
 
 
 def _elements(connection: ReplayConnection, parser: Channel) -> Iterator[Element]:

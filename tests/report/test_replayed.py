@@ -99,7 +99,7 @@ def test_an_end_that_was_not_expected_is_told_with_all_that_is_known() -> None:
         "    stderr: b",
         "    connection 2 (multifd): 50 of 100 bytes were taken, in init packet",
         "    pages: 5 asked for, 2 of them sent ahead; 1 left out, as it had them",
-        "    3 pages were never recorded: the destination waits for them",
+        "    3 of the pages that it asked for were never recorded",
         "    fault 1",
         "FAILED   refused: it ended with status 1: no",
         "    expected: accepted",

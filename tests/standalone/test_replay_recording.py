@@ -12,7 +12,8 @@ from testbed.proxy.recording import FolderRecorder
 from testbed.standalone.replay import needs
 from testbed.standalone.replay_recording import Arrivals, ReplayError, replayable
 from testbed.standalone.replay_survey import machine_arguments, place_of, survey
-from testbed.wire import ChannelKind
+from testbed.wire import ChannelKind, encode
+from testbed.wire.build import page
 
 HEADER = bytes.fromhex("5145564d00000003")
 
@@ -83,6 +84,13 @@ def test_a_connection_without_a_byte_beside_a_postcopy_is_a_preempt_channel(tmp_
     path = folder_of(tmp_path / "r", recorded("postcopy.c0"), b"")
     with replayable(path) as found:
         assert needs(found, survey(found))[0]["postcopy-preempt"]
+
+
+def test_pages_of_a_preempt_channel_are_known(tmp_path) -> None:
+    pages = [page("pc.ram", 4096 * number, b"data" * 1024) for number in (7, 8, 300)]
+    urgent = b"".join(map(encode, pages))
+    with replayable(folder_of(tmp_path / "r", recorded("postcopy.c0"), urgent)) as found:
+        assert survey(found)[2].urgent == {("pc.ram", 4096 * number) for number in (7, 8, 300)}
 
 
 def test_later_connections_open_after_what_came_before_them(tmp_path) -> None:
