@@ -75,7 +75,7 @@ class Outlet:
             return False
         return bool(self._kept) or self.is_stalled or self.line.held_bytes > self._held_max()
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write, or keep what cannot be written; not while it is blocked.
 
         A view must stay as it is until the outlet is not blocked any more.
@@ -84,10 +84,11 @@ class Outlet:
             return
         if self.line.is_clear:
             assert not self._kept, "it is blocked"
-            self._write(memoryview(data))
-        else:
+            self._write_all(parts)
+            return
+        for data in parts:
             self.line.push(self._loop.time(), bytes(data))
-            self.move()
+        self.move()
 
     def finish(self) -> None:
         """FIN, after all that was given to it."""
@@ -120,6 +121,10 @@ class Outlet:
         """So many bytes have gone to the socket, past all this."""
         self.sent_bytes += count
 
+    def _count(self, took: int) -> None:
+        if not self.side.reset_seen:  # else they went nowhere
+            self.sent_bytes += took
+
     def move(self) -> None:
         """Write what was kept, and what is due by now."""
         if self.is_stalled:
@@ -137,11 +142,19 @@ class Outlet:
     def _write(self, data: memoryview) -> bool:
         """Write; false if the socket is full, and the rest was kept."""
         took = self.side.write(data)
-        self.sent_bytes += took
+        self._count(took)
         if took < len(data):
             self._kept.appendleft(Write(data[took:]))
             return False
         return True
+
+    def _write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        took = self.side.write_all(parts)
+        self._count(took)
+        for part in parts:
+            if took < len(part):
+                self._kept.append(Write(memoryview(part)[took:]))
+            took = max(0, took - len(part))
 
     def _write_kept(self) -> bool:
         """Write what was kept; false if the socket is full."""

@@ -160,15 +160,13 @@ class Proxy:
                 silent_after_s=silent_after_s,
                 connect=connect,
             )
-            with (
-                closing(proxy._means.pipes),
-                Listener.open(namespace, at, proxy._accepted, log) as proxy._listener,
-            ):
+            with closing(proxy._means.pipes):
                 async with beside(proxy._serve()):
                     await proxy._serving.wait()
-                    proxy._await_next(anew=True)
                     try:
-                        yield proxy
+                        with Listener.open(namespace, at, proxy._accepted, log) as proxy._listener:
+                            proxy._await_next(anew=True)
+                            yield proxy
                     finally:
                         proxy.abort()
 
@@ -414,7 +412,7 @@ class Proxy:
 
     def _identify(self, connection: Connection) -> None:
         """Find out what it carries, by its first bytes from the source."""
-        first = connection.first_bytes(FIRST_BYTES) or b""
+        first = connection.source.peek(FIRST_BYTES) or b""
         kind = channel_of(first) if first else ChannelKind.PREEMPT  # one that had no work
         if kind is ChannelKind.RETURN_PATH or (kind is ChannelKind.PREEMPT and not self._had_main):
             kind = None

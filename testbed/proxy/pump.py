@@ -20,7 +20,7 @@ from testbed.fault.relay import Passing
 from .outlet import Outlet
 from .pipes import Pipe, PipePool
 from .recording import Recorder
-from .side import SideSocket
+from .side import PIECES_MAX, SideSocket
 from .windows import ROOM_BYTES, Pair, WindowPool
 
 READ_BYTES = 64 << 10
@@ -229,18 +229,28 @@ class Pump:
                 outlet = self._host.outlets[command.toward]
                 if outlet.is_blocked:
                     return False
-                self._queue.popleft()
                 if isinstance(command, HalfClose):
+                    self._queue.popleft()
                     outlet.finish()
-                elif outlet is self._outlet:
-                    outlet.write(command.data)
                 else:
-                    outlet.write(bytes(command.data))  # its windows are not ours
+                    self._send(outlet, command.toward)
             else:
                 self._queue.popleft()
                 self._host.act(command)
         self.blocked = self._outlet.is_blocked
         return not self.blocked
+
+    def _send(self, outlet: Outlet, toward: Side) -> None:
+        """Write at once what goes to the same side in a row."""
+        parts: list[bytes | memoryview] = []
+        while self._queue and len(parts) < PIECES_MAX:
+            command = self._queue[0]
+            if not isinstance(command, Send) or command.toward is not toward:
+                break
+            self._queue.popleft()
+            # Only the sender's windows wait for this outlet: what goes back is kept by itself.
+            parts.append(command.data if outlet is self._outlet else bytes(command.data))
+        outlet.write(parts)
 
     def _empty(self, pipe: Pipe) -> bool:
         """Have the socket take what is in the pipe; false if it has not taken all."""

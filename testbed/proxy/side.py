@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from .poller import BROKEN, ENDED, READABLE, Poller
@@ -13,6 +13,8 @@ from .poller import BROKEN, ENDED, READABLE, Poller
 LINGER_RESET = struct.pack("ii", 1, 0)
 NOTHING = b""
 DRAIN_BYTES, DRAINS_MAX = 64 << 10, 64
+PIECES_MAX = 64
+"""Written at once; the kernel takes 1024 (`IOV_MAX`)."""
 
 Heard = Callable[[int], None]
 
@@ -102,6 +104,19 @@ class SideSocket:
         except OSError:
             self.reset_seen = True
             return len(data)
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> int:
+        """As `write`, of several pieces that go one after the other; `PIECES_MAX` at most."""
+        if len(parts) == 1:
+            return self.write(parts[0])
+        if self.takes:
+            try:
+                return self._socket.sendmsg(parts)
+            except BlockingIOError:
+                return 0
+            except OSError:
+                self.reset_seen = True
+        return sum(len(part) for part in parts)
 
     def splice_to(self, pipe: int, count: int) -> int | None:
         """Have the kernel move what came into an empty pipe; as `read_into`."""

@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault
@@ -39,10 +40,10 @@ class Peer:
             return await self._loop.sock_recv(self.socket, size)
 
     async def exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size and (more := await self.receive(size - len(data))):
+        data = bytearray()
+        while len(data) < size and (more := await self.receive(min(size - len(data), 1 << 20))):
             data += more
-        return data
+        return bytes(data)
 
     async def rest(self) -> bytes:
         """All until EOF."""
@@ -127,9 +128,14 @@ class Rig:
 
 
 @asynccontextmanager
-async def proxied(*faults: Fault) -> AsyncIterator[Rig]:
-    """A proxy between a port for the source and a listening destination."""
-    engine, log = FaultEngine(faults), Log()
+async def proxied(
+    *faults: Fault, engine: FaultEngine | None = None, **options: Any
+) -> AsyncIterator[Rig]:
+    """A proxy between a port for the source and a listening destination.
+
+    `options` are those of `Proxy.start`.
+    """
+    engine, log = engine or FaultEngine(faults), Log()
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(socket.create_server((LOOPBACK, 0)))
         listener.setblocking(False)
@@ -141,6 +147,7 @@ async def proxied(*faults: Fault) -> AsyncIterator[Rig]:
                 upstream=TcpAddress(*listener.getsockname()),
                 engine=engine,
                 log=log,
+                **options,
             )
         )
         yield Rig(proxy, engine, log, listen, listener, stack)

@@ -1,0 +1,72 @@
+"""Addresses as people write them."""
+
+import socket
+
+import pytest
+
+from testbed.proxy.address import (
+    Address,
+    AddressError,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+    resolve,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:4444", TcpAddress("127.0.0.1", 4444)),
+        ("host.example:0", TcpAddress("host.example", 0)),
+        ("[::1]:4444", TcpAddress("::1", 4444)),
+        (":4444", TcpAddress("", 4444)),
+        ("unix:/run/a:b.sock", UnixAddress("/run/a:b.sock")),
+    ],
+)
+def test_an_address_is_read_and_written_back(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4444", "HOST:PORT"),
+        ("::1:4444", "brackets"),
+        ("host:", "a port of 0 to 65535"),
+        ("host:65536", "a port of 0 to 65535"),
+        ("host:http", "a port of 0 to 65535"),
+        ("host:-1", "a port of 0 to 65535"),
+        ("host:\u0664", "a port of 0 to 65535"),
+        ("unix:", "a path of 1 to 107 bytes"),
+        ("unix:/" + "a" * 107, "a path of 1 to 107 bytes"),
+    ],
+)
+def test_what_is_no_address_is_told_with_what_was_expected(text: str, expected: str) -> None:
+    with pytest.raises(AddressError, match=expected) as error:
+        parse_address(text)
+    assert repr(text) in str(error.value)
+
+
+async def test_numbers_and_paths_are_resolved_by_nobody() -> None:
+    assert await resolve(TcpAddress("10.0.0.1", 1)) == [(socket.AF_INET, ("10.0.0.1", 1))]
+    assert await resolve(TcpAddress("::1", 2)) == [(socket.AF_INET6, ("::1", 2))]
+    assert await resolve(UnixAddress("/a")) == [(socket.AF_UNIX, "/a")]
+
+
+async def test_a_name_is_resolved_to_all_that_it_stands_for() -> None:
+    found = await resolve(TcpAddress("localhost", 7))
+    assert (socket.AF_INET, ("127.0.0.1", 7)) in found
+    assert all(family in (socket.AF_INET, socket.AF_INET6) for family, _ in found)
+
+
+async def test_an_empty_host_is_the_loopback_one_to_connect_to() -> None:
+    hosts = {place[0] for _, place in await resolve(TcpAddress("", 7))}
+    assert hosts <= {"127.0.0.1", "::1"}
+    assert hosts
+
+
+async def test_an_unknown_name_is_an_oserror() -> None:
+    with pytest.raises(OSError, match=r"not known|resolution|No address"):
+        await resolve(TcpAddress("no-such-host.invalid", 7))

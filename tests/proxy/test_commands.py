@@ -1,0 +1,171 @@
+"""What the engine asks for beyond one direction: rates, all connections, signals, sides."""
+
+import asyncio
+
+import pytest
+from proxy_helpers import QUIET_S, proxied
+from wire_helpers import PAGES, precopy, ram_part
+
+from testbed.fault.plan import (
+    Action,
+    Bandwidth,
+    Blackhole,
+    Fault,
+    HalfClose,
+    Latency,
+    Reset,
+    Restore,
+    SectionPlace,
+    Side,
+    Signal,
+    Slice,
+    StatePlace,
+)
+from testbed.proxy.connection import Connection
+from testbed.proxy.proxy import HELD_BYTES_MAX
+from testbed.proxy.stages import Latency as LatencyStage
+from testbed.proxy.stages import LimitData, ResetPeer, Timeout
+
+SOURCE, DESTINATION = Side.SOURCE, Side.DESTINATION
+STREAM = precopy()
+HERE = SectionPlace("ram", kind="part")
+AT = STREAM.index(ram_part(*PAGES))
+MULTIFD = b"\x11\x22\x33\x44\0\0\0\1" + bytes(56)
+
+
+def fault(action: Action, *, everywhere: bool = False, name: str = "it") -> Fault:
+    return Fault(HERE, action, name, everywhere=everywhere)
+
+
+def on_state(status: str, action: Action) -> Fault:
+    return Fault(StatePlace(SOURCE, status), action, status)
+
+
+async def test_latency_delays_all_that_follows_and_loses_nothing() -> None:
+    async with proxied(fault(Latency(QUIET_S, toward=DESTINATION))) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        source.finish()
+        struck = await rig.logged("fault-struck")
+        assert await destination.rest() == STREAM[AT:]
+        assert rig.log.now_s() - struck.at_s >= QUIET_S
+        destination.finish()
+        await rig.logged("connection-ended", how="FIN", bytes_forward=len(STREAM))
+
+
+async def test_bandwidth_makes_the_sender_wait_until_it_is_restored() -> None:
+    restore = on_state("completed", Restore(DESTINATION))
+    async with proxied(fault(Bandwidth(1, DESTINATION)), restore) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        data = STREAM[AT:] + bytes(4 << 20)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(source.send(data))
+            await rig.logged("fault-struck")
+            assert await destination.hears_nothing()
+            rig.proxy.observed(SOURCE, "MIGRATION", "completed")
+            assert await destination.exactly(len(data)) == data
+
+
+async def test_slices_come_one_by_one() -> None:
+    async with proxied(fault(Slice(8, toward=SOURCE))) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        await rig.logged("fault-struck")
+        await destination.send(bytes(64))
+        assert await source.exactly(64) == bytes(64)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_fault_everywhere_strikes_all_connections(reset: bool) -> None:
+    action: Action = Reset() if reset else Blackhole(swallow=True)
+    async with proxied(fault(action, everywhere=True)) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        multifd, its_end = await rig.pair(MULTIFD)
+        await source.send(STREAM[AT:])
+        await rig.logged("fault-struck")
+        for peer in (source, destination, multifd, its_end):
+            if reset:
+                assert await peer.is_reset()
+            else:
+                assert await peer.hears_nothing()
+        if not reset:
+            multifd.finish()
+            assert await its_end.hears_nothing()
+
+
+async def test_a_half_close_leaves_the_other_direction() -> None:
+    async with proxied(fault(HalfClose(DESTINATION))) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        assert await destination.receive() == b""
+        await destination.send(b"back")
+        assert await source.exactly(4) == b"back"
+
+
+async def test_a_signal_goes_to_the_endpoint_and_into_the_log() -> None:
+    sent: list[tuple[Side, str]] = []
+    options = {"on_signal": lambda side, signal: sent.append((side, signal))}
+    async with proxied(fault(Signal(DESTINATION, "STOP")), **options) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        await rig.logged("signal-sent", side="destination", signal="STOP")
+        assert sent == [(DESTINATION, "STOP")]
+        assert await destination.exactly(len(STREAM) - AT) == STREAM[AT:]
+
+
+async def test_a_signal_without_endpoints_is_told() -> None:
+    async with proxied(fault(Signal(SOURCE, "KILL"))) as rig:
+        source, _ = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        await rig.logged("signal-unsent", side="source", signal="KILL")
+
+
+# Stages that somebody else sets, before a byte or while it runs.
+
+
+async def test_a_line_may_be_set_before_a_byte_passes() -> None:
+    def limited(connection: Connection) -> None:
+        connection.set_stages(DESTINATION, [LimitData(10)])
+
+    async with proxied(on_connection=limited) as rig:
+        source = await rig.source()
+        await source.send(STREAM)
+        destination = await rig.destination()
+        assert await destination.rest() == STREAM[:10]
+        ended = await rig.logged("connection-ended")
+        assert (ended.facts["ended_by"], ended.facts["how"]) == ("proxy", "FIN")
+        assert ended.facts["bytes_forward"] == 10
+
+
+async def test_a_line_may_reset_a_live_connection() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        (connection,) = rig.proxy.connections
+        connection.set_stages(DESTINATION, [ResetPeer(0, awaits_bytes=False)])
+        assert await source.is_reset()
+        assert await destination.is_reset()
+        assert (await rig.logged("connection-ended")).facts["how"] == "RST"
+
+
+async def test_a_line_may_close_an_idle_connection_in_time() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        (connection,) = rig.proxy.connections
+        connection.set_stages(SOURCE, [Timeout(0.05)])
+        assert await source.receive() == b""
+        assert await destination.receive() == b""
+
+
+async def test_what_a_line_holds_is_bounded_and_the_sender_waits() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        (connection,) = rig.proxy.connections
+        connection.set_stages(DESTINATION, [LatencyStage(3600)])
+        data = bytes(2 * HELD_BYTES_MAX)
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(source.send(data))
+            assert await destination.hears_nothing()
+            assert not sending.done()
+            assert 0 < connection.lines[DESTINATION].held_bytes < HELD_BYTES_MAX
+            connection.set_stages(DESTINATION, [])
+            assert await destination.exactly(len(data)) == data
