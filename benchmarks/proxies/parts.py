@@ -11,7 +11,7 @@ from .exchange import Postcopy, connect_and_close
 from .migration import precopy
 from .network import Network
 from .peers import ARMED_PEER, DIRECT, HAPROXY_PLAIN, HAPROXY_SPLICE, OURS, PEERS, Peer
-from .stream import multifd_channel, multifd_main, ram_stream
+from .stream import SECTIONS, multifd_channel, multifd_main, ram_stream
 from .table import Column, Figures, table
 from .transfer import Load
 
@@ -78,13 +78,14 @@ def _transfer(load: Load, size_bytes: int, *, sampled: bool = False) -> Measure:
 
 
 def _throughput(scale: Scale, folder: Path) -> Measure:
-    return _transfer(Load([ram_stream()], folder / "ram"), scale.of(4 * GIB, GIB // 4))
+    load = Load([ram_stream(scale.of(SECTIONS, 1))], folder / "ram")
+    return _transfer(load, scale.of(2 * GIB, GIB // 8))
 
 
 def _multifd(scale: Scale, folder: Path) -> Measure:
     channels = [multifd_channel(number) for number in range(MULTIFD_CHANNELS)]
     load = Load([multifd_main(), *channels], folder / "multifd")
-    return _transfer(load, scale.of(4 * GIB, GIB // 2))
+    return _transfer(load, scale.of(2 * GIB, GIB // 4))
 
 
 def _memory(scale: Scale, folder: Path) -> Measure:
@@ -150,14 +151,14 @@ PARTS = {
     for part in (
         Part(
             "throughput",
-            lambda scale: f"{scale.of(4096, 256)} MiB of random pages on one connection",
+            lambda scale: f"{scale.of(2048, 128)} MiB of random pages on one connection",
             PEERS,
             _throughput,
             TRANSFERRED,
         ),
         Part(
             "multifd",
-            lambda scale: f"{scale.of(4096, 512)} MiB on {MULTIFD_CHANNELS} multifd channels",
+            lambda scale: f"{scale.of(2048, 256)} MiB on {MULTIFD_CHANNELS} multifd channels",
             HAPROXY_AND_OURS,
             _multifd,
             TRANSFERRED,

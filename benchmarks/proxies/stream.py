@@ -55,11 +55,11 @@ class Stream:
         return len(self.head) + repeats * len(self.body) + len(self.tail)
 
 
-def ram_stream() -> Stream:
+def ram_stream(sections: int = SECTIONS) -> Stream:
     """A main channel full of random pages in order: PART sections of 16 MiB, then END and EOF."""
     body = b"".join(
         _section(SectionType.PART, range(first, first + SECTION_PAGES))
-        for first in range(0, SECTIONS * SECTION_PAGES, SECTION_PAGES)
+        for first in range(0, sections * SECTION_PAGES, SECTION_PAGES)
     )
     return Stream(_bytes(_opening()), body, _section(SectionType.END, ()) + _end())
 
