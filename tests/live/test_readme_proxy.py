@@ -13,13 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from qmp_helpers import Qmp
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.search(
@@ -42,44 +41,6 @@ WITHIN_S = 60
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 pytestmark = pytest.mark.live
-
-
-class Qmp:
-    """A QMP monitor at a unix socket."""
-
-    def __init__(self, path: Path, process: subprocess.Popen[str]) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(WITHIN_S)
-        deadline = time.monotonic() + WITHIN_S
-        while True:  # until it is there
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            try:
-                self._socket.connect(str(path))
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                os.sched_yield()
-        self._lines = self._socket.makefile("rw")
-        assert "QMP" in self.read()
-        self.command("qmp_capabilities")
-
-    def read(self) -> dict[str, Any]:
-        return json.loads(self._lines.readline())
-
-    def command(self, name: str, **arguments: Any) -> Any:
-        self._lines.write(json.dumps({"execute": name, "arguments": arguments}))
-        self._lines.flush()
-        while "event" in (answer := self.read()):
-            pass
-        return answer["return"]
-
-    def until(self, event: str) -> None:
-        while self.read().get("event") != event:
-            pass
-
-    def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
 
 
 def free_port() -> int:
