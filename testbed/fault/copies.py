@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 
 from testbed.wire import xbzrle
-from testbed.wire.element import RamFlag, RamPage
+from testbed.wire.element import Element, RamFlag, RamPage
 
 from .pages import PageMatcher
-from .place import Miss
+from .place import Known, Miss, Range, occurrence_of
 from .plan import Channel, PagePlace, Place, SectionPlace, StreamPlace
+from .records import Records
 from .trigger import Lookout, matcher_of
 
 COPY_BYTES_MAX = 16 << 20
@@ -19,13 +20,33 @@ BLOCKS_MAX = 64
 
 
 class LastBytes(Lookout):
-    """What passed last at a place, as it came; of a whole section, a collector brings it."""
+    """What passed last at a place, as it came; of a whole section, a collector brings it.
+
+    A place with an occurrence beyond the first one is that one alone.
+    """
 
     def __init__(self, place: StreamPlace) -> None:
         super().__init__(place, matcher_of(place))
+        self._occurrence = occurrence_of(place)
+        self._count = 0
         self.is_section = is_whole_section(place)
         self._data: bytes | None = None
         self._why = "nothing has passed there before"
+
+    def wanted_in(self, records: Records, start: int, known: Known, /) -> int | None:
+        """The first record of a run from `start` on whose bytes it keeps."""
+        nth = max(self._occurrence - self._count, 1)
+        return self._matcher.nth_in(records, start, nth, known)
+
+    def passed_over(self, records: Records, start: int, stop: int, known: Known, /) -> None:
+        """Count the matches among them."""
+        self._count += self._matcher.passed_over(records, start, stop, known)
+
+    def find(self, element: Element, known: Known, /) -> Range | None:
+        """The range that is kept, or None."""
+        found = self._matcher.find(element, known)
+        self._count += found is not None
+        return found if self._occurrence in (1, self._count) else None
 
     def keep(self, data: bytes | None) -> None:
         """Keep these bytes; None: they were too many."""

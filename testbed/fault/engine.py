@@ -105,7 +105,8 @@ class FaultEngine:
 
     def next_attempt(self) -> None:
         """What comes now belongs to another migration."""
-        self._seen[self.attempt] = self._seen_now()
+        if any(fault.attempt == self.attempt for fault in self.faults):  # else nobody asks for it
+            self._seen[self.attempt] = self._seen_now()
         self.attempt += 1
         self._begin()
 
@@ -158,7 +159,6 @@ class FaultEngine:
         self._numbers[channel] += 1
         connection = max(self._numbers[Channel.MAIN], 1)
         index = self._numbers[channel]
-        recovers = kind is ChannelKind.RECOVERY and main is not None
         parser = None if main is None else main.forward.parser
         page_bytes = parser.page_bytes if isinstance(parser, MainChannel) else PAGE_BYTES
         forward, backward = self._parsers(kind, main, page_bytes)
@@ -170,7 +170,7 @@ class FaultEngine:
             self._lane(Side.SOURCE, backward, _back(channel), index, connection),
             self._answered,
         )
-        in_postcopy = recovers or channel is Channel.PREEMPT
+        in_postcopy = kind in (ChannelKind.RECOVERY, ChannelKind.PREEMPT)
         relay.forward.begin(postcopy=in_postcopy, page_bytes=page_bytes)
         self._relays[number] = relay
         opening = self._opening.pop(number, [])
@@ -261,7 +261,8 @@ class FaultEngine:
                 assert isinstance(back, ReturnPath)
                 return parser.recovered(), back.recovered()
             case ChannelKind.MAIN | ChannelKind.RECOVERY:
-                return MainChannel(in_runs=True), ReturnPath()
+                alone = kind is ChannelKind.RECOVERY
+                return MainChannel(in_runs=True, recovery=alone), ReturnPath()
             case ChannelKind.MULTIFD:
                 return MultifdChannel(page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
             case ChannelKind.PREEMPT:
