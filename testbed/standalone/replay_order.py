@@ -32,8 +32,10 @@ from testbed.wire.structs import U64
 
 from .replay_survey import PageIndex, Run, Survey
 
+BULK_BYTES = 1 << 18
+"""Sent at once at most, while nobody can ask for anything. Smaller and larger ones are slower."""
 PIECE_BYTES = 1 << 16
-"""Sent at once at most: so soon a page that is asked for goes out."""
+"""Likewise in a postcopy: so soon a page that is asked for goes out."""
 URGENT_MAX = 64
 """Pages that are sent ahead at once."""
 WAITING_MAX = 1 << 12
@@ -160,7 +162,7 @@ class Order:
             until: offset in the recording up to which bytes may be sent, but for those that are
                 asked for, and a page that reaches beyond it; None: any.
         """
-        self._until = self.position + PIECE_BYTES
+        self._until = self.position + (PIECE_BYTES if self._begun else BULK_BYTES)
         if until is not None:
             self._until = min(self._until, until)
         if self.is_urgent and (data := self._ahead()):
