@@ -15,6 +15,7 @@ raw, so that whatever reads a stream reads them. A direction without a byte has 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import OrderedDict
@@ -362,6 +363,8 @@ def _object(place: str, line: bytes) -> dict[str, Any]:
             raise ValueError("expected a JSON object")
         wanted: dict[str, type] = {"connection": int, **FACTS[record["event"]]}
         record["at_s"] = float(record["at_s"])
+        if not math.isfinite(record["at_s"]):
+            raise ValueError(f"`at_s` cannot be {record['at_s']}")
         for name, kind in wanted.items():
             if type(record[name]) is not kind or (kind is int and record[name] < 0):
                 raise ValueError(f"`{name}` cannot be {record[name]!r}")
@@ -370,6 +373,6 @@ def _object(place: str, line: bytes) -> dict[str, Any]:
     except KeyError as error:
         what = f"`{error.args[0]}` is missing or unknown"
         raise RecordingError(f"{place}: not a line of a recording: {what}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RecordingError(f"{place}: not a line of a recording: {error}") from error
     return record

@@ -10,8 +10,11 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.fault.plan import Side
 from testbed.proxy import recording
@@ -217,6 +220,9 @@ BAD = [
     (HEAD + '{"event": "opened", "at_s": 1, "connection": "../1"}\n', "cannot be '../1'"),
     (HEAD + '{"event": "opened", "at_s": 1, "connection": -1}\n', "cannot be -1"),
     (HEAD + '{"event": "other", "at_s": 1, "connection": 1}\n', "`other` is missing or unknown"),
+    (HEAD + '{"event": "opened", "at_s": NaN, "connection": 1}\n', "`at_s` cannot be nan"),
+    (HEAD + f'{{"event": "opened", "at_s": {10**400}, "connection": 1}}\n', "too large"),
+    (HEAD + f'{{"event": "opened", "at_s": {"9" * 4000}, "connection": 1}}\n', "not a line"),
     (HEAD + '{"event": [], "at_s": 1, "connection": 1}\n', "unhashable"),
     (HEAD + '{"event": "ended", "at_s": 1, "connection": 1, "how": "FIN"}\n', "1 is not open"),
 ]
@@ -229,6 +235,30 @@ def test_what_is_no_recording_is_said(tmp_path: Path, text: str, said: str) -> N
         Recording.open(tmp_path)
     assert said in str(error.value)
     assert str(tmp_path / INDEX) in str(error.value)
+
+
+EVENTS = st.fixed_dictionaries(
+    {"event": st.sampled_from(["opened", "bytes", "ended", "other"])},
+    optional={
+        name: st.one_of(st.integers(-2, 5), st.floats(), st.sampled_from(["forward", "FIN", None]))
+        for name in ("at_s", "connection", "direction", "offset", "length", "how")
+    },
+)
+LINES = st.lists(st.one_of(EVENTS.map(json.dumps), st.text()).map(str.encode), max_size=6)
+
+
+@given(LINES, st.binary(max_size=8))
+def test_any_bytes_are_a_recording_or_say_why_not(lines: list[bytes], data: bytes) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / INDEX).write_bytes(HEAD.encode() + b"\n".join(lines))
+        (folder / "c1.fwd.bin").write_bytes(data)
+        try:
+            read = Recording.open(folder)
+        except RecordingError:
+            return
+        came = b"".join(each.data for each in read.chunks())
+        assert came == data[: len(came)]
 
 
 def bytes_line(offset: int, length: object, direction: str = "forward") -> str:
