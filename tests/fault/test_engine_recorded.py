@@ -48,6 +48,7 @@ from testbed.wire.element import (
     RamPage,
     SectionFooter,
     SectionHeader,
+    SectionType,
     Value,
 )
 from testbed.wire.identify import FIRST_BYTES, channel_of
@@ -58,6 +59,8 @@ STREAMS = [f"{version}-{kind}.c0.fwd" for version in VERSIONS for kind in ("prec
 SEEDS = st.integers(0, 1 << 32)
 EACH_KIND = 6
 """Faults in elements of one kind, in one run."""
+LONG_BYTES = 1 << 20
+"""A longer recording is edited once, a shorter one some times."""
 PARTS = {SectionHeader: "header", SectionFooter: "footer", Payload: "payload"}
 
 
@@ -104,6 +107,12 @@ class Edits:
             seen["page", block] += 1
             self.nth.append(seen[kind, ""])
             self.nth_page.append(seen["page", block])
+        ends = [
+            index
+            for index, element in enumerate(self.elements)
+            if isinstance(element.value, SectionHeader) and element.value.type is SectionType.END
+        ]
+        self.live_end = max(ends, default=0)
         # From the end on, so that indexes of what is before stay.
         for index in sorted(self.chosen(), reverse=True):
             self.strike(index)
@@ -134,10 +143,11 @@ class Edits:
     def strike(self, index: int) -> None:
         """A fault in that element, and the edit."""
         piece, point = self.stream[index], self.rng.choice(list(Point))
-        names = {span.name for span in piece.spans}
-        names = {name for name in names if piece.span(name).size_bytes}
-        field = self.rng.choice([None, *sorted(names)])
-        span = None if field is None else piece.span(field)
+        spans = {span.name: span for span in reversed(piece.spans) if span.size_bytes}
+        if index < self.live_end and isinstance(piece.value, Payload):
+            spans.clear()  # the vmdesc comes long after an early device section has gone on
+        field = self.rng.choice([None, *sorted(spans)])
+        span = None if field is None else spans[field]
         start, size = (0, len(piece.raw)) if span is None else (span.start, span.size_bytes)
         action = self.action(index, size, whole=field is None)
         if isinstance(action, Insert | Replay):
@@ -212,22 +222,21 @@ class Edits:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-@given(seed=SEEDS)
-@settings(max_examples=2, deadline=None, derandomize=True)
-def test_what_leaves_is_the_edit_of_the_whole_stream(name: str, seed: int) -> None:
-    edits = Edits(name, seed)
-    engine = FaultEngine(tuple(edits.faults))
-    relay = engine.connection(1, carried(name)[0])
-    back = ".ret" in name
-    commands = run(relay, pieces(recorded(name), seed), DESTINATION if back else SOURCE)
-    out, expected = passed(commands, SOURCE if back else DESTINATION), edits.expected()
-    assert out == expected, f"first differs at {differs(out, expected)} of {edits.faults}"
-    assert engine.unfired() == []
+def test_what_leaves_is_the_edit_of_the_whole_stream(name: str) -> None:
+    for seed in range(1 if len(recorded(name)) > LONG_BYTES else 4):
+        edits = Edits(name, seed)
+        engine = FaultEngine(tuple(edits.faults))
+        relay = engine.connection(1, carried(name)[0])
+        back = ".ret" in name
+        commands = run(relay, pieces(recorded(name), seed), DESTINATION if back else SOURCE)
+        out, expected = passed(commands, SOURCE if back else DESTINATION), edits.expected()
+        assert out == expected, f"first differs at {differs(out, expected)} of {edits.faults}"
+        assert engine.unfired() == []
 
 
 @pytest.mark.parametrize("name", STREAMS)
 @given(seed=SEEDS)
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 def test_without_a_fault_every_chunk_goes_on_as_it_came(name: str, seed: int) -> None:
     relay = main(FaultEngine())
     for chunk in pieces(recorded(name), seed):
@@ -236,7 +245,7 @@ def test_without_a_fault_every_chunk_goes_on_as_it_came(name: str, seed: int) ->
 
 
 @given(name=st.sampled_from(STREAMS), seed=SEEDS)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_offsets_sections_and_a_cut_are_exact(name: str, seed: int) -> None:
     """Some bytes before a section, what becomes of the section, and a cut behind it."""
     rng = random.Random(seed)
