@@ -119,6 +119,11 @@ class Lane(Generic[Parser]):
         return self._reads_nothing() and not self.outlet.shut and not self.outlet.is_shaped
 
     @property
+    def goes_at_once(self) -> bool:
+        """True if what comes next goes on as it is: no fault waits for it."""
+        return not (self._armed or self.outlet.shut)
+
+    @property
     def phase(self) -> str | None:
         """Of a main channel's parser."""
         return str(self.parser.phase) if isinstance(self.parser, MainChannel) else None

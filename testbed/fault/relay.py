@@ -44,6 +44,13 @@ class Passing:
         """True if nothing parses, watches or shapes what that side sends, from now on."""
         return True
 
+    def goes_at_once(self, _sender: Side, /) -> bool:
+        """True if what comes next from that side goes on as it is, whatever it is.
+
+        Who sends it on without asking need not carry out the Send that answers for it.
+        """
+        return True
+
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
         return [HalfClose(_other(sender))]
@@ -111,6 +118,10 @@ class Relay(Passing):
     def is_passing(self, sender: Side, /) -> bool:
         """True if nothing parses, watches or shapes what that side sends, from now on."""
         return self._lane(sender).is_passing
+
+    def goes_at_once(self, sender: Side, /) -> bool:
+        """True if what comes next from that side goes on as it is, whatever it is."""
+        return self._lane(sender).goes_at_once
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""

@@ -250,13 +250,14 @@ class Connection:
 
     def turned(self) -> None:
         """A pump had its turn: see what came of it."""
+        over = 0
         for side, pump in self._pumps.items():
             if self._sides[side].reset_seen:
                 pump.reset()
-        is_over = all(pump.is_over for pump in self._pumps.values()) and all(
-            outlet.is_idle for outlet in self._outlets.values()
-        )
-        if is_over and not self._over.done():
+            over += pump.is_over
+        if over < len(self._pumps) or self._over.done():
+            return
+        if all(outlet.is_idle for outlet in self._outlets.values()):
             self._over.set_result(None)
 
     def _settle(self) -> None:

@@ -86,6 +86,7 @@ class Pump:
         self._queue: deque[Command] = deque()
         self._filled = 0  # reads in a row that were full
         self._busy = False
+        self._is_drained = False  # a read got less than it had room for: there was no more
         self._reset = False
         self._waits_since: float | None = None  # for the sender
         self._timer: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class Pump:
         """Go on, as far as it goes now."""
         if self._busy:
             return
-        self._busy, self._waits_since = True, None
+        self._busy, self._is_drained, self._waits_since = True, False, None
         try:
             self._go_on()
         finally:
@@ -134,7 +135,7 @@ class Pump:
             if self._side.gone or self.deaf:
                 self._stop()
                 return
-            count = self._read()
+            count = None if self._is_drained else self._read()
             if count is None:
                 self._wait()
                 return
@@ -172,22 +173,35 @@ class Pump:
 
     def _read_little(self) -> int | None:
         data = self._side.read(READ_BYTES)
-        if data:
-            if self._recorder is not None:
-                self._recorder.received(self._host.number, self._sender, data)
-            self._queue.extend(self._relay.received(self._sender, data))
-        return self._counted(None if data is None else len(data))
+        if not data:
+            return self._counted(None if data is None else 0)
+        self._came(data, lambda: self._relay.received(self._sender, data))
+        self._is_drained = len(data) < READ_BYTES and not self._side.end_seen
+        return self._counted(len(data))
 
     def _read_much(self, pair: Pair) -> int | None:
         window = pair.current
         count = self._side.read_into(window.room)
-        if count:
-            if self._recorder is not None:
-                self._recorder.received(self._host.number, self._sender, window.room[:count])
-            start, end = ROOM_BYTES, ROOM_BYTES + count
-            self._queue.extend(self._relay.received_window(self._sender, window.buffer, start, end))
-            pair.turn()
+        if not count:
+            return self._counted(count)
+        end = ROOM_BYTES + count
+        self._came(
+            window.room[:count],
+            lambda: self._relay.received_window(self._sender, window.buffer, ROOM_BYTES, end),
+        )
+        pair.turn()
+        self._is_drained = count < len(window.room) and not self._side.end_seen
         return self._counted(count)
+
+    def _came(self, data: bytes | memoryview, answer: Callable[[], list[Command]]) -> None:
+        """Bytes came; what goes on whatever it is goes on before it is understood."""
+        if self._recorder is not None:
+            self._recorder.received(self._host.number, self._sender, data)
+        if self._relay.goes_at_once(self._sender):
+            self._outlet.write([data])
+            self._queue.extend(each for each in answer() if not isinstance(each, Send))
+        else:
+            self._queue.extend(answer())
 
     def _counted(self, count: int | None) -> int | None:
         """Note if that was all there was."""

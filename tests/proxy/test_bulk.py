@@ -15,7 +15,7 @@ from testbed.proxy import pipes, pump, windows
 from testbed.wire import ChannelKind
 
 HEAD = precopy()[: precopy().index(ram_part(*PAGES))]
-DATA = HEAD + random.Random(1).randbytes(1 << 20) * 24
+DATA = HEAD + random.Random(1).randbytes(1 << 20) * 12
 """More than the buffers of the sockets hold; no stream from somewhere on, which is no matter."""
 LATER = Fault(SectionPlace("nowhere", kind="full"), Reset(), "later")
 
@@ -128,7 +128,7 @@ async def test_a_reset_while_much_is_under_way_is_passed_on(relay: type[Passing]
 
         async def send() -> None:
             with pytest.raises(ConnectionError):
-                await source.send(DATA[4:])
+                await source.send(DATA * 5)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(send())
