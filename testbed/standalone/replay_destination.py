@@ -78,6 +78,7 @@ class Started:
         self._within_s = within_s
         self._paused = paused
         self._refused: str | None = None
+        self._recoveries_since = 0  # the event in the log from which on the next pause may be
 
     @property
     def statuses(self) -> list[str]:
@@ -96,14 +97,19 @@ class Started:
         """Wait until it is paused, and have it listen for a recovery.
 
         Raises:
-            WaitExpired: it was not paused within the bound.
-            EndpointError: it refused, or ended.
+            WaitExpired: it was not paused within the bound, or ended.
+            EndpointError: it refused.
         """
-        await self._log.wait(
+        what = "the destination to be postcopy-paused"
+        event = await self._log.wait(
             lambda event: _reports(event, "postcopy-paused") or event.kind == "process-ended",
-            what="the destination to be postcopy-paused",
+            what=what,
             within_s=self._within_s,
+            since=self._recoveries_since,
         )
+        if event.kind == "process-ended":
+            raise WaitExpired(what, self._within_s)
+        self._recoveries_since = event.number + 1
         await self._listen(self._qemu.migrate_recover)
 
     async def _listen(self, command: Any) -> None:
