@@ -115,5 +115,14 @@ def of_socket(opened: socket.socket) -> Address:
     return UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], name[1])
 
 
+def peer_of(opened: socket.socket) -> str | None:
+    """Who is at the other end of a socket; None: nobody any more, or one without an address."""
+    try:
+        name = opened.getpeername()
+    except OSError:
+        return None
+    return str(TcpAddress(name[0], name[1])) if isinstance(name, tuple) else None
+
+
 def _wrong(text: str, expected: str) -> AddressError:
     return AddressError(f"not an address: {text!r}: expected {expected}")

@@ -23,7 +23,7 @@ from testbed.log import Log
 from testbed.tasks import beside
 from testbed.wire import ChannelKind, channel_of
 
-from .address import HERE, Address, OpensSockets, Sockaddr, resolve
+from .address import HERE, Address, OpensSockets, Sockaddr, peer_of, resolve
 from .admission import Admission
 from .connection import Connection, Surroundings
 from .listener import Listener, error_text
@@ -262,7 +262,7 @@ class Proxy:
         )
         self._live[connection.number] = self._of_attempt[connection.nth] = connection
         self._admission.came(connection.number)
-        self._group.create_task(self._connection(connection, self._admission))
+        self._group.create_task(self._connection(connection, self._admission, peer_of(opened)))
         self._await_next()
 
     def _reset_surplus(self, opened: socket.socket) -> None:
@@ -277,11 +277,13 @@ class Proxy:
             self._log.write("proxy", "connections-surplus", **facts)
             self._surplus = 0
 
-    async def _connection(self, connection: Connection, admission: Admission) -> None:
+    async def _connection(
+        self, connection: Connection, admission: Admission, peer: str | None
+    ) -> None:
         """One connection from accept to end."""
         number = connection.number
         facts = {"connection": number, "attempt": connection.attempt}
-        self._log.write("proxy", "connection-opened", **facts)
+        self._log.write("proxy", "connection-opened", **facts, peer=peer)
         try:
             if self._means.recorder is not None:
                 self._means.recorder.opened(number)

@@ -22,7 +22,12 @@ def line(kind: str, **facts: Any) -> str | None:
 @pytest.mark.parametrize(
     ("kind", "facts", "said"),
     [
-        ("connection-opened", {"connection": 3}, "connection 3"),
+        ("connection-opened", {"connection": 3, "peer": None}, "connection 3"),
+        (
+            "connection-opened",
+            {"connection": 3, "peer": "[2001:db8::1]:49999"},
+            "connection 3 from [2001:db8::1]:49999",
+        ),
         (
             "connection-identified",
             {"connection": 3, "channel": "multifd"},

@@ -55,6 +55,14 @@ async def test_migrations_pass_one_after_another() -> None:
         assert await rig.outcome() is Outcome.STOPPED
 
 
+async def test_who_connects_is_told() -> None:
+    async with serving() as rig:
+        source = await rig.source()
+        opened = await rig.logged("connection-opened")
+        host, port = source.socket.getsockname()
+        assert opened.facts["peer"] == f"{host}:{port}"
+
+
 async def test_a_new_migration_is_a_new_attempt() -> None:
     async with serving(Fault(FOOTER, SetField(0), "second", attempt=2)) as rig:
         assert await rig.migrate() == STREAM

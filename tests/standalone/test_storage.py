@@ -8,6 +8,7 @@ import pytest
 
 from testbed.fault.plan import Before, Channel, OffsetPlace, Reached
 from testbed.standalone.asked import AskedError, has_chance, read_faults
+from testbed.standalone.storage import ACTIONS, PLACES, VCPUS
 
 GOOD = [
     "{at: {connection: 2}, do: refuse}",
@@ -15,11 +16,11 @@ GOOD = [
     "{at: {offset: 1000}, do: {latency: {delay: 5ms}}, attempt: every}",
 ]
 BAD = [
-    ("{at: {section: ram}, do: reset}", "a place there is `connection`"),
-    ("{at: {offset: 5, channel: return-path}, do: reset}", "a place there is `connection`"),
-    ('{at: {offset: 5}, do: {flip: "80"}}', "connections and their time are all"),
-    ("{at: {offset: 5}, do: reset, when: {vcpus: stopped}}", "nothing tells there whether the vCPUs run"),
-    ("{at: {offset: 5}, do: reset, when: {until: {section: ram}}}", "a place there is `connection`"),
+    ("{at: {section: ram}, do: reset}", PLACES),
+    ("{at: {offset: 5, channel: return-path}, do: reset}", PLACES),
+    ('{at: {offset: 5}, do: {flip: "80"}}', ACTIONS),
+    ("{at: {offset: 5}, do: reset, when: {vcpus: stopped}}", VCPUS),
+    ("{at: {offset: 5}, do: reset, when: {until: {section: ram}}}", PLACES),
 ]
 
 
