@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
 from testbed.wire.packet import MultifdPacket
@@ -24,7 +24,7 @@ class BlockSeen:
     pages: int = 0
     zero_pages: int = 0
     passes: int = 0
-    _last: int = -1
+    _last: int = field(default=-1, repr=False, compare=False)
 
     def count(self, pages: int, zero_pages: int, first: int, last: int) -> None:
         """So many pages came, from the one at `first` to the one at `last`, bytes in the block."""
@@ -59,6 +59,8 @@ class Memory:
 
     def packet(self, packet: MultifdPacket) -> None:
         """A packet of a multifd channel; its pages are in no order that tells passes."""
+        if not packet.normal_pages + packet.zero_pages:
+            return  # it only synchronizes, and names no block
         seen = self._of(packet.block)
         seen.pages += packet.normal_pages + packet.zero_pages
         seen.zero_pages += packet.zero_pages

@@ -139,9 +139,6 @@ class Picture:
 
     def sampled(self, sample: Sample) -> None:
         """Take the counters as they are now."""
-        if not sample.blocks and self.sample.blocks:  # the channel that had them is gone
-            old = self.sample
-            sample = replace(sample, blocks=old.blocks, phase=sample.phase or old.phase)
         self.sample = sample
         self._samples.append(sample)
         while len(self._samples) > 2 and sample.at_s - self._samples[1].at_s >= RATE_S:

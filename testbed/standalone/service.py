@@ -28,7 +28,7 @@ from testbed.tasks import beside
 
 from .asked import AskedError, Settings, Way
 from .picture import Picture
-from .sampling import sample
+from .sampling import Sampler
 from .writer import Writer
 
 DRAW_EVERY_S = 0.25
@@ -148,6 +148,7 @@ class Service:
         self._proxies: list[Proxy] = []
         self._open: set[tuple[str, int]] = set()  # who, and which connection
         self._over: asyncio.Future[Outcome]
+        self._sampler: Sampler
         self._stopping = False
         self._attempt = 1  # of the engine's, that the migration is
 
@@ -171,6 +172,7 @@ class Service:
                 self._log.write(PROXY, "seed", seed=self.settings.seed)
             migration = self.settings.migration
             proxy = await self._start(stack, PROXY, migration, self._engine, self._log)
+            self._sampler = Sampler(proxy)
             if self.settings.storage is not None:
                 storage = self.settings.storage
                 engine = FaultEngine(storage.faults, seed=self.settings.seed, watched=False)
@@ -278,9 +280,12 @@ class Service:
         if event.kind == "connection-opened":
             self._open.add((event.actor, event.facts["connection"]))
         if event.actor == PROXY:
+            if event.kind == "connection-ended":
+                self._sampler.ended(event.facts["connection"])
             for change in self.picture.event(event):
                 match change:
                     case Began(migration=migration):
+                        self._sampler.begin()
                         self._attempt = self.proxy.engine.attempt
                         self._log.write(PROXY, "migration-began", migration=migration.number)
                     case Ended(migration=migration):
@@ -291,7 +296,7 @@ class Service:
                 self._end(Outcome.STOPPED)
 
     def _migration_ended(self, migration: Migration, at_s: float) -> None:
-        self.picture.sampled(sample(at_s, self.proxy))  # its channels are there still
+        self.picture.sampled(self._sampler.sample(at_s))  # its last pages
         self._log.write(
             PROXY,
             "migration-ended",
@@ -319,7 +324,7 @@ class Service:
 
     def _draw(self) -> None:
         assert self._on_draw is not None
-        self.picture.sampled(sample(self._log.now_s(), self.proxy))
+        self.picture.sampled(self._sampler.sample(self._log.now_s()))
         self._on_draw(self.picture)
 
 

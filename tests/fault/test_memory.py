@@ -42,6 +42,7 @@ def test_runs_and_pages_are_counted_alike() -> None:
 def test_a_multifd_packet_is_counted() -> None:
     memory = Memory()
     memory.packet(MultifdPacket(0, 128, 3, 3 * PAGE, 1, 2, "pc.ram", bytes(5 * 8)))
+    memory.packet(MultifdPacket(1, 128, 0, 0, 2, 0, "", bytes(0)))  # without pages
     assert memory.blocks == {"pc.ram": BlockSeen(None, 5, 2, 0)}
 
 

@@ -143,7 +143,7 @@ def test_a_migration_that_is_over_stays_in_view_until_the_next_one() -> None:
     scene.event("eof", connection=1, offset=5)
     scene.event("message", connection=1, message="SHUT", offset=5, value=0)
     scene.ended(1, 9_000_000)
-    scene.sample(2.0)
+    scene.sample(2.0, blocks=ram(16384))
     assert scene.text()[0] == "migration 1 is over (whole); waiting for a migration"
     assert scene.text()[1] == "9.0 MB, 0 B/s  pass 1  16448 page records for 16448 pages"
     assert scene.text()[-1] == "return path  SHUT 1"

@@ -27,7 +27,7 @@ from testbed.proxy.address import TcpAddress
 from testbed.proxy.recording import Direction, FolderRecorder, Recording
 from testbed.standalone.asked import AskedError, Settings, Way
 from testbed.standalone.picture import Picture
-from testbed.standalone.sampling import sample
+from testbed.standalone.sampling import Sampler
 from testbed.standalone.service import Outcome, Service, ServiceError
 from testbed.standalone.storage import of_storage
 from testbed.wire import MultifdChannel
@@ -220,7 +220,7 @@ async def test_what_passes_can_be_seen_meanwhile() -> None:
         stop = AT + len(ram_part(*PAGES))
         await source.send(STREAM[8:stop])
         await destination.exactly(stop - 8)
-        seen = sample(1.0, rig.service.proxy)
+        seen = Sampler(rig.service.proxy).sample(1.0)
         assert (seen.phase, seen.section) == ("iterate", "PART ram")
         assert seen.pages == sum(isinstance(page, RamPage) for page in PAGES)
         assert [each.bytes_forward for each in seen.connections] == [stop]
@@ -238,7 +238,7 @@ async def test_pages_on_multifd_channels_are_those_of_the_migration() -> None:
         await there.exactly(len(multifd))
         await source.send(main[4:])
         await destination.exactly(len(main) - 4)
-        seen = sample(1.0, rig.service.proxy)
+        seen = Sampler(rig.service.proxy).sample(1.0)
         alone = MultifdChannel()
         packets = [each.value for each in [*alone.feed(multifd), *alone.end()]]
         pages = sum(
@@ -248,6 +248,11 @@ async def test_pages_on_multifd_channels_are_those_of_the_migration() -> None:
         )
         assert seen.pages >= pages > 100
         assert seen.blocks["pc.ram"].used_bytes
+        for each in (other, source, there, destination):
+            each.finish()
+        await rig.logged("migration-ended")
+        assert rig.service.picture.sample.blocks == seen.blocks  # none is lost, or counted twice
+        assert rig.service.picture.figures().bytes_forward == len(main) + len(multifd)
 
 
 async def test_it_is_drawn_a_few_times_a_second_and_at_the_end() -> None:
