@@ -29,18 +29,25 @@ class LastBytes(Lookout):
         super().__init__(place, matcher_of(place))
         self._occurrence = occurrence_of(place)
         self._count = 0
+        self._takes_last = self._occurrence == 1 and not self._matcher.has_state
+        self.passed: int | None = None  # of the records that passed over, the last one to keep
         self.is_section = is_whole_section(place)
         self._data: bytes | None = None
         self._why = "nothing has passed there before"
 
     def wanted_in(self, records: Records, start: int, known: Known, /) -> int | None:
-        """The first record of a run from `start` on whose bytes it keeps."""
+        """The first record of a run from `start` on whose bytes it keeps, one by one."""
+        if self._takes_last:
+            return None
         nth = max(self._occurrence - self._count, 1)
         return self._matcher.nth_in(records, start, nth, known)
 
     def passed_over(self, records: Records, start: int, stop: int, known: Known, /) -> None:
         """Count the matches among them."""
-        self._count += self._matcher.passed_over(records, start, stop, known)
+        matches = self._matcher.passed_over(records, start, stop, known)
+        self._count += matches
+        last = matches and self._takes_last
+        self.passed = self._matcher.nth_in(records, start, matches, known) if last else None
 
     def find(self, element: Element, known: Known, /) -> Range | None:
         """The range that is kept, or None."""

@@ -28,6 +28,8 @@ class NamedMatcher(Matcher):
 class ElementMatcher(Matcher):
     """An element of a kind, of any name or of one that fits."""
 
+    has_state = False
+
     def __init__(self, place: ElementPlace) -> None:
         self._place = place
         self.in_pages = place.element == "ram-page"

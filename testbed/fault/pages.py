@@ -22,6 +22,7 @@ class PageMatcher(Matcher):
     """The records of a page, or of any page of a block."""
 
     in_pages = True
+    has_state = False
 
     def __init__(self, place: PagePlace) -> None:
         self._place = place

@@ -69,6 +69,8 @@ class Matcher:
 
     in_pages = False
     """It may match in a record of a page: a run is told by `passed_over`, and split there."""
+    has_state = True
+    """`passed_over` changes what it answers."""
 
     def find(self, element: Element, known: Known, /) -> Range | None:
         """The range in this element that the place names, or None.

@@ -153,15 +153,23 @@ class Strikes:
             if stop > at:
                 for each in self._paged:
                     each.passed_over(records, at, stop, self.known)
+                self._keep_passed(records)
                 self._leave(_slice(records, at, stop), ())
             if stop < count:
-                start = records.element.offset + records.start(stop)
-                raw = self._outlet.kept.take(
-                    start, records.element.offset + records.start(stop + 1)
-                )
-                single = records.single(stop, raw)
+                single = self._single(records, stop)
                 self._leave(single, self._edits(single))
             at = stop + 1
+
+    def _single(self, records: Records, index: int) -> Element:
+        start = records.element.offset
+        first, behind = start + records.start(index), start + records.start(index + 1)
+        return records.single(index, self._outlet.kept.take(first, behind))
+
+    def _keep_passed(self, records: Records) -> None:
+        """Keep what a replay may need of the records that pass."""
+        for _, keeper in self._keepers:
+            if isinstance(keeper, LastBytes) and keeper.passed is not None:
+                self._keep(keeper, self._single(records, keeper.passed))
 
     def _next_single(self, records: Records, at: int) -> int:
         """The next record that somebody has to see by itself."""

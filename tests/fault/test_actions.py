@@ -40,7 +40,7 @@ SWITCHOVER = build_command(CommandType.SWITCHOVER_START)
 START, PART, END = ram_start(), ram_part(*PAGES), ram_part(kind=SectionType.END)
 PAGE, ZERO = encode(PAGES[0]), encode(PAGES[1])
 DISCARD = build.discard("pc.ram", [(0x400, 0x800), (0x1000, 0x400)])
-STEPS = [1, 7, 300, 1 << 20]
+STEPS = [5, 300, 1 << 20]
 
 RUN = tuple(
     RamPage("pc.ram", 0x400 * n, RamFlag.PAGE | RamFlag.CONTINUE * (n > 0), bytes([n + 1]) * 0x400)

@@ -141,28 +141,32 @@ class Edits:
         return chosen
 
     def strike(self, index: int) -> None:
-        """A fault in that element, and the edit."""
+        """A fault in that element, and its edit."""
         piece, point = self.stream[index], self.rng.choice(list(Point))
         spans = {span.name: span for span in reversed(piece.spans) if span.size_bytes}
         if index < self.live_end and isinstance(piece.value, Payload):
             spans.clear()  # the vmdesc comes long after an early device section has gone on
         field = self.rng.choice([None, *sorted(spans)])
-        span = None if field is None else spans[field]
-        start, size = (0, len(piece.raw)) if span is None else (span.start, span.size_bytes)
+        size = len(piece.raw) if field is None else spans[field].size_bytes
         action = self.action(index, size, whole=field is None)
         if isinstance(action, Insert | Replay):
             field = None
         else:
             point = Point.BEFORE
         self.faults.append(Fault(self.place(index, field), action, str(index), point))
-        stream, after = self.stream, point is Point.AFTER
+        self.edit(index, action, field, after=point is Point.AFTER)
+
+    def edit(self, index: int, action: Action, field: str | None, *, after: bool) -> None:
+        """The same with the wire library."""
+        stream = self.stream
         match action:
             case SetField(value=int(value)):
                 stream.set(index, str(field), value, mend=False)
             case SetField(value=bytes(value)):
                 stream.resize(index, str(field), value, mend=False)
             case FlipBits(mask=mask):
-                raw = bytearray(piece.raw)
+                raw = bytearray(stream[index].raw)
+                start = 0 if field is None else stream[index].span(field).start
                 for at, bits in enumerate(mask, start):
                     raw[at] ^= bits
                 stream.replace(index, bytes(raw), mend=False)
