@@ -7,7 +7,7 @@ from fault_helpers import BOTH, DESTINATION, SOURCE, acts, main, passed, run, st
 from wire_helpers import PAGES, device, postcopy, precopy, ram_part, recorded, steps
 
 from testbed.fault.command import Command, End, GoDark, HalfClose, Observed, Send, Wait
-from testbed.fault.engine import FaultEngine, validate_fault
+from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import (
     Action,
     Blackhole,
@@ -696,29 +696,6 @@ def test_a_strike_is_told_with_its_bytes() -> None:
             "after_bytes": 4,
         },
     )
-
-
-NONSENSE: list[tuple[Place, Action, str | None]] = [
-    (StatePlace(SOURCE, event="STOP"), Reset(), None),
-    (StatePlace(SOURCE, event="STOP"), Truncate(), None),
-    (StatePlace(SOURCE, event="STOP"), Delete(), "a state is no place in the stream"),
-    (SectionPlace("timer"), SetField(1), "say which `part` of the section"),
-    (SectionPlace("timer"), FlipBits(b"\1"), "say which `part` of the section"),
-    (SectionPlace("timer"), Delete(), None),
-    (SectionPlace("ram", part="payload", byte=3), SetField(1), None),
-    (SectionPlace("ram", part="payload"), Reset(), None),
-    (SectionPlace("ram", part="payload"), Insert(b"!"), None),
-    (SectionPlace("ram", part="payload", field="record"), Reset(), "only device state"),
-    (SectionPlace("ram", part="payload", byte=-1), Reset(), "nobody knows the end"),
-    (SectionPlace("ram", part="payload"), Delete(), "name a page"),
-    (SectionPlace("ram", part="payload"), SetField(1), "name a page"),
-]
-
-
-@pytest.mark.parametrize(("place", "action", "why"), NONSENSE, ids=str)
-def test_nonsense_is_told(place: Place, action: Action, why: str | None) -> None:
-    found = validate_fault(fault(place, action))
-    assert (found is None) if why is None else why in str(found)
 
 
 def _is_strike(command: Command) -> TypeGuard[Observed]:
