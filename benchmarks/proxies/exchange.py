@@ -26,6 +26,7 @@ class Latency:
 
     median_us: float
     p99_us: float
+    cpu_us: float  # of the peer, for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,17 @@ class Postcopy:
         asking = (*ENDS, "ask", DESTINATION_ADDRESS, str(PORT), file, page_bytes)
         answering = (*ENDS, "answer", peer.address, str(PORT), file, page_bytes)
         async with (
-            started(peer, net, folder),
+            started(peer, net, folder) as way,
             running(net.destination, (*asking, self._request.hex(), str(WARM_UP + count))) as asks,
         ):
             await line_of(asks)  # it listens
+            before = way.usage()
             async with running(net.source, (*answering, str(len(self._request)))) as answers:
                 took_ns = (await line_of(asks, answers))["took_ns"][WARM_UP:]
+                after = way.usage()
         percentiles = statistics.quantiles(took_ns, n=100)
-        return Latency(statistics.median(took_ns) / 1000, percentiles[-1] / 1000)
+        cpu_us = (after.cpu_s - before.cpu_s) * 1e6 / (WARM_UP + count)
+        return Latency(statistics.median(took_ns) / 1000, percentiles[-1] / 1000, cpu_us)
 
 
 async def connect_and_close(peer: Peer, net: Network, folder: Path, count: int) -> Left:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,23 @@ class Part:
         wanted = [each for each in self.peers if not scale.peers or each.name in scale.peers]
         missing = {each.name: why for each in wanted if (why := each.missing()) is not None}
         measure = self.prepare(scale, folder)
-        rounds = []
-        for _ in range(min(scale.rounds, self.rounds_max)):
-            figures = {}
-            for peer in wanted:
-                if peer.name not in missing:
-                    async with Network.create() as net:
-                        figures[peer.name] = await measure(peer, net, folder)
-            rounds.append(figures)
+        present = [each for each in wanted if each.name not in missing]
+        rounds: list[dict[str, Figures]] = []
+        count = min(scale.rounds, self.rounds_max)
+        for number in range(1, count + 1):
+            rounds.append({})
+            for peer in present:
+                _progress(f"round {number} of {count}: {peer.name}")
+                async with Network.create() as net:
+                    rounds[-1][peer.name] = await measure(peer, net, folder)
+        _progress("")
         return table(self.columns, rounds, missing)
+
+
+def _progress(text: str) -> None:
+    """What goes on, on a terminal: a part takes minutes."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _transfer(load: Load, size_bytes: int, *, sampled: bool = False) -> Measure:
@@ -97,7 +106,7 @@ def _postcopy(scale: Scale, folder: Path) -> Measure:
 
     async def measure(peer: Peer, net: Network, folder: Path) -> Figures:
         found = await postcopy.through(peer, net, folder, scale.of(5000, 200))
-        return {"median_us": found.median_us, "p99_us": found.p99_us}
+        return asdict(found)
 
     return measure
 
@@ -183,6 +192,7 @@ PARTS = {
                 ),
                 Column("p99_us", "p99 us", "p99_us", digits=0),
                 Column("p99_more_us", "more than direct", "p99_us", digits=0, less=DIRECT.name),
+                Column("cpu_us", "CPU us", "cpu_us", digits=0),
             ),
         ),
         Part(
