@@ -27,7 +27,10 @@ from .shared import (
 
 if TYPE_CHECKING:
     from testbed.endpoint.program import Program
+    from testbed.report.console import Console
     from testbed.scenario.result import Result
+    from testbed.scenario.run import Settings
+    from testbed.scenario.scenario import Scenario
 
 KIND = click.Choice(["model", "qemu"])
 
@@ -91,6 +94,8 @@ def run_command(
 ) -> None:
     """Run scenarios: build the network, migrate through the proxy, inject, judge.
 
+    Of a folder, those that need another kind of endpoint are left out.
+
     Exit status: 0 all passed, 1 an expectation failed, 2 usage or an invalid scenario, 3 the
     environment lacks something, 4 the testbed could not tell.
     """
@@ -121,6 +126,7 @@ def run_command(
     if out is not None:
         writable_folder(out)
     console = Console()
+    scenarios = _fitting(scenarios, files, settings, console)
     results = []
     try:
         for number in range(1, repeat + 1):
@@ -147,6 +153,23 @@ def run_command(
             write_json(json, results)
     console.summary(results)
     sys.exit(_exit_code(results))
+
+
+def _fitting(
+    scenarios: list[Scenario], named: Sequence[Path], settings: Settings, console: Console
+) -> list[Scenario]:
+    """Those that are named, or are for such endpoints; the others are told."""
+    from testbed.scenario.run import other_endpoint
+
+    others = {
+        scenario.path: why
+        for scenario in scenarios
+        if scenario.path not in named and (why := other_endpoint(scenario, settings)) is not None
+    }
+    console.left_out(others.values())
+    if len(others) == len(scenarios):
+        sys.exit(EXIT_LACKS)
+    return [scenario for scenario in scenarios if scenario.path not in others]
 
 
 def _exit_code(results: Sequence[Result]) -> int:

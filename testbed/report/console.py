@@ -139,6 +139,11 @@ class Console:
             for line in failure_lines(result):
                 self._rich.print(f"    {line}")
 
+    def left_out(self, reasons: Iterable[str]) -> None:
+        """Scenarios of a folder that are for other endpoints."""
+        for reason in reasons:
+            self._worded("left out", printable(reason))
+
     def interrupted(self) -> None:
         """The user has had enough."""
         self._erase()

@@ -106,7 +106,8 @@ async def play(
         EndpointError: an endpoint could not be started.
         OSError: the environment refused a namespace, link or socket.
     """
-    _check_kinds(scenario, settings)
+    if (other := other_endpoint(scenario, settings)) is not None:
+        raise Lacks(other)
     accelerator = await _accelerator(settings)
     async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log, detour) as lab:
         _check_versions(scenario, lab)
@@ -129,16 +130,21 @@ async def _accelerator(settings: Settings) -> str:
     )
 
 
-def _check_kinds(scenario: Scenario, settings: Settings) -> None:
+def other_endpoint(scenario: Scenario, settings: Settings) -> str | None:
+    """Why a scenario is for endpoints of another kind than the command line has; None: it is not.
+
+    Whoever runs a whole folder leaves it out.
+    """
     wanted = scenario.model.requires.endpoint
     for side in ("source", "destination"):
         kind = getattr(settings, side).kind
         if wanted not in (None, kind):
             needs = "a real QEMU" if wanted == QEMU else "the model"
-            raise Lacks(
+            return (
                 f"{scenario.name} needs {needs} on both sides, the {side} is a {kind}: "
                 f"--endpoint {wanted}"
             )
+    return None
 
 
 def _check_versions(scenario: Scenario, lab: Lab) -> None:

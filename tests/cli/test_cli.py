@@ -133,6 +133,17 @@ def test_an_option_that_makes_no_sense_is_said_before_anything_runs(
     assert done.stdout == ""
 
 
+def test_a_folder_may_have_scenarios_for_other_endpoints(tmp_path: Path) -> None:
+    (tmp_path / "it.yaml").write_text(
+        "description: it\nmode: precopy\nrequires: {endpoint: qemu}\nexpect: {verdict: completed}\n"
+    )
+    done = command("run", tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == (
+        "left out it needs a real QEMU on both sides, the source is a model: --endpoint qemu\n"
+    )
+
+
 def test_an_unknown_command_is_usage() -> None:
     assert command("frobnicate").returncode == 2
 

@@ -10,7 +10,7 @@ import pytest
 from testbed.endpoint.program import Program, model, qemu
 from testbed.log import Log
 from testbed.scenario.load import load
-from testbed.scenario.run import Lacks, Settings, lab_plan, play
+from testbed.scenario.run import Lacks, Settings, lab_plan, other_endpoint, play
 from testbed.scenario.session import Options, _repeat_command
 
 SCENARIO = """\
@@ -44,6 +44,14 @@ async def test_an_endpoint_that_a_scenario_cannot_have_is_lacking(
         await play(scenario(tmp_path, kind), Settings(source, destination), tmp_path, Log())
     assert str(lacks.value).startswith(said)
     assert str(lacks.value).endswith(f"--endpoint {kind}")
+
+
+def test_a_scenario_may_be_for_other_endpoints(tmp_path: Path) -> None:
+    assert other_endpoint(scenario(tmp_path), Settings(qemu(), qemu())) is None
+    assert other_endpoint(scenario(tmp_path, "model"), Settings()) is None
+    assert other_endpoint(scenario(tmp_path), Settings()) == (
+        "it needs a real QEMU on both sides, the source is a model: --endpoint qemu"
+    )
 
 
 def test_a_model_and_a_qemu_are_the_same_machine(tmp_path: Path) -> None:
