@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
+from functools import lru_cache
 
 from .packet import MultifdValue
 
@@ -385,6 +386,7 @@ class RunElement(Element):
         return self.length
 
 
+@lru_cache(1024)  # a page request waits while the one before it is named
 def _name(kinds: type[IntEnum], number: int) -> str:
     try:
         return kinds(number).name

@@ -27,6 +27,8 @@ FOLLOWED_MAX = 4096
 ZERO_RECORD_BYTES = U64.size + 1
 _CONTINUE = int(RamFlag.CONTINUE)
 _ZERO = int(RamFlag.ZERO)
+_PAGE_CONTINUE = int(RamFlag.PAGE | RamFlag.CONTINUE)
+_ZERO_CONTINUE = int(RamFlag.ZERO | RamFlag.CONTINUE)
 
 
 def offsets_bytes(run: PageRun) -> Sequence[int]:
@@ -64,10 +66,7 @@ class Follower:
 
     def __init__(self, data: bytes | mmap, stop: int, page_bytes: int) -> None:
         self._data, self._stop, self._page_bytes = data, stop, page_bytes
-        self._steps = {
-            int(RamFlag.PAGE | RamFlag.CONTINUE): U64.size + page_bytes,
-            int(RamFlag.ZERO | RamFlag.CONTINUE): ZERO_RECORD_BYTES,
-        }
+        self._steps = {_PAGE_CONTINUE: U64.size + page_bytes, _ZERO_CONTINUE: ZERO_RECORD_BYTES}
 
     def follow(self, first: int, pos: int) -> tuple[Sequence[int], int]:
         """The records of a run that begins with `first`, without CONTINUE, and where it ends.
