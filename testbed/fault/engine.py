@@ -50,6 +50,7 @@ from .plan import (
 )
 from .relay import Relay
 from .scene import Scene
+from .sentence import action_name
 from .strikes import Strikes
 from .trigger import chances
 from .validate import validate_fault
@@ -334,7 +335,7 @@ class FaultEngine:
     ) -> tuple[list[Command], list[Command]]:
         """A fault strikes where no stream is: what is told of it, and what it does."""
         strikes = self._ledger.strike(fault)
-        action = type(fault.action).__name__.lower()
+        action = action_name(fault.action)
         facts: dict[str, object] = {"fault": fault.name, "action": action, "element": what}
         if fault.times != 1:
             facts["strike"] = strikes

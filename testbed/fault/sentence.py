@@ -6,6 +6,7 @@ fault, or wants to know whether it says what was meant.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from . import plan
@@ -197,6 +198,12 @@ def _channel(place: plan.Place) -> str:
         case channel:
             return f"the {channel} channel"
     return f"{article} {kind}" if number is None else f"{kind} {number}"
+
+
+def action_name(action: plan.Action) -> str:
+    """Its word in the scenario language: `reset`, `half_close`, `set`."""
+    name = type(action).__name__.removesuffix("Field").removesuffix("Bits")
+    return re.sub(r"\B(?=[A-Z])", "_", name).lower()
 
 
 def action_words(action: plan.Action) -> str:

@@ -27,6 +27,7 @@ from .place import Known, Miss
 from .plan import Channel, Delete, Duplicate, Fault, Swap
 from .records import Records
 from .scene import Scene
+from .sentence import action_name
 from .trigger import Landmark, Lookout, Trigger
 from .watch import channel_words, direction_toward
 
@@ -341,7 +342,7 @@ class Strikes:
         before = element.raw[edit.start : edit.end]
         facts: dict[str, object] = {
             "fault": fault.name,
-            "action": type(fault.action).__name__.lower(),
+            "action": action_name(fault.action),
             "channel": channel_words(self.channel, self.number),
             "direction": direction_toward(self._outlet.toward),
             "offset": element.offset + edit.start,

@@ -48,6 +48,7 @@ from .plan import (
     Swap,
     Tarpit,
 )
+from .sentence import action_name
 from .trigger import REPLACES
 
 SIGNALS = ("KILL", "STOP", "CONT")
@@ -239,8 +240,7 @@ def _action_at(fault: Fault) -> Iterator[str]:
     if isinstance(place, ConnectionPlace) and isinstance(action, OnContent):
         yield "nothing of a connection was read when it comes: name a place in the stream"
     if isinstance(action, Refuse | DelayAccept | Tarpit) and not isinstance(place, ConnectionPlace):
-        what = type(action).__name__
-        yield f"{what} is for a connection that comes: name that with `connection`"
+        yield f"{action_name(action)} is for a connection that comes: name that with `connection`"
     if isinstance(action, REPLACES) and fault.point is Point.AFTER:
         yield "`point` is for what happens between bytes; this action is on the bytes themselves"
     if isinstance(place, StatePlace | ConnectionPlace) and fault.point is Point.AFTER:

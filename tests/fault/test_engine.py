@@ -684,7 +684,7 @@ def test_a_strike_is_told_with_its_bytes() -> None:
         "fault-struck",
         {
             "fault": "it",
-            "action": "setfield",
+            "action": "set",
             "channel": "main",
             "direction": "forward",
             "offset": 4,

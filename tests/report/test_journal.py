@@ -12,7 +12,7 @@ from testbed.report.journal import Journal
 
 BEGAN = datetime(2026, 11, 26, 23, 59, 59, 500_000)
 ENDED = {"ended_by": "source", "how": "FIN", "bytes_forward": 12_345_678, "bytes_back": 40}
-STRUCK = {"fault": "cut_it", "action": "setfield", "element": "footer of FULL cpu", "offset": 77}
+STRUCK = {"fault": "cut_it", "action": "set", "element": "footer of FULL cpu", "offset": 77}
 
 
 def line(kind: str, **facts: Any) -> str | None:
@@ -46,7 +46,7 @@ def line(kind: str, **facts: Any) -> str | None:
         (
             "fault-struck",
             {**STRUCK, "connection": 3, "before": "7e", "after": "00"},
-            "fault cut_it strikes: setfield at the footer of FULL cpu, connection 3, offset 77: "
+            "fault cut_it strikes: set at the footer of FULL cpu, connection 3, offset 77: "
             "7e -> 00",
         ),
         (

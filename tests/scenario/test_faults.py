@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from testbed.fault import plan
 from testbed.fault.plan import Channel, Side
+from testbed.fault.sentence import action_name
 from testbed.scenario.actions import ACTIONS
 from testbed.scenario.faults import plan_fault
 from testbed.scenario.faults_file import parse_fault
@@ -186,6 +187,11 @@ def test_the_language_has_words_for_all_that_a_plan_can_hold() -> None:
     assert {type(action) for _, action in ACTIONS_SAID} == set(get_args(plan.Action))
     held = {type(each) for _, conditions in CONDITIONS_SAID for each in conditions}
     assert held == set(get_args(plan.Condition))
+
+
+@pytest.mark.parametrize(("text", "action"), ACTIONS_SAID, ids=[text for text, _ in ACTIONS_SAID])
+def test_an_action_has_the_same_name_in_the_log(text: str, action: plan.Action) -> None:
+    assert action_name(action) == text.partition(":")[0]
 
 
 def test_every_word_is_said_above() -> None:
