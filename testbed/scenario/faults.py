@@ -58,7 +58,7 @@ def place_of(at: Model) -> plan.Place:
 
 def channel_of(name: str) -> tuple[plan.Channel, int | None]:
     """A channel, and its number if it is one of several, of a word such as `multifd-2`."""
-    kind, _, number = name.partition("-")
+    kind, _, number = name.rpartition("-")
     if number.isdecimal():
         return plan.Channel(kind), int(number)
     return plan.Channel(name), None

@@ -22,7 +22,7 @@ from .units import Share, SomeSize
 HEX_NUMBER = re.compile("0x[0-9a-f]{1,4}")
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 CHANNELS = tuple(channel.value for channel in Channel)
-NUMBERED = re.compile(r"(?:multifd|tls|unknown)-[1-9][0-9]{0,2}")
+NUMBERED = re.compile(r"(?:multifd|tls|unknown|return-path)-[1-9][0-9]{0,2}")
 ELEMENTS = tuple(dict.fromkeys(kind for kind in KINDS.values() if kind != "opaque"))
 SectionKind = Literal["start", "part", "end", "full"]
 

@@ -48,6 +48,7 @@ PLACES_SAID: list[tuple[str, plan.Place]] = [
     ("offset: 9, channel: multifd-12", plan.OffsetPlace(9, Channel.MULTIFD, 12)),
     ("offset: 9, channel: tls", plan.OffsetPlace(9, Channel.TLS)),
     ("offset: 9, channel: tls-2", plan.OffsetPlace(9, Channel.TLS, 2)),
+    ("offset: 9, channel: return-path-2", plan.OffsetPlace(9, Channel.RETURN_PATH, 2)),
     ("offset: 9, channel: unknown", plan.OffsetPlace(9, Channel.UNKNOWN)),
     ("element: message", plan.ElementPlace("message", channel=Channel.RETURN_PATH)),
     (
