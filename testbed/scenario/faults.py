@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from testbed.fault import plan
+from testbed.fault.validate import ELSEWHERE
 from testbed.wire import build_command, build_message, build_section, encode
 from testbed.wire.build import page
 from testbed.wire.element import CommandType, MessageType, SectionType
@@ -14,13 +15,6 @@ from . import actions, places
 from .conditions import ConditionsModel
 from .model import Model
 from .strikes import FaultModel
-
-ELSEWHERE = {
-    "message": plan.Channel.RETURN_PATH,
-    **{kind: plan.Channel.MULTIFD for kind in places.ELEMENTS if kind.startswith("multifd-")},
-    "tls-record": plan.Channel.TLS,
-}
-"""Kinds of elements that are not on the main channel."""
 
 
 def plan_fault(model: FaultModel, number: int, where: str) -> plan.Fault:
@@ -88,8 +82,8 @@ def _in_stream(at: Model) -> plan.StreamPlace:
         case places.MessageAt():
             return plan.MessagePlace(at.message, at.occurrence, at.field, at.byte)
         case places.ElementAt():
-            usual = ELSEWHERE.get(at.element, plan.Channel.MAIN), None
-            channel, number = channel_of(at.channel) if at.channel else usual
+            usual, *_ = ELSEWHERE.get(at.element, (plan.Channel.MAIN,))
+            channel, number = channel_of(at.channel) if at.channel else (usual, None)
             return plan.ElementPlace(
                 at.element, at.field, at.byte, at.name, at.occurrence, channel, number
             )

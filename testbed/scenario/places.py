@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from testbed.fault.place import ELEMENTS
 from testbed.fault.plan import Channel
 from testbed.wire.element import CommandType, MessageType
-from testbed.wire.kinds import KINDS
 
 from .model import Model, Natural, Positive, SideName, did_you_mean, got, keyed, one_of
 from .qapi import EventName, MigrationStatus
@@ -23,7 +23,6 @@ HEX_NUMBER = re.compile("0x[0-9a-f]{1,4}")
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 CHANNELS = tuple(channel.value for channel in Channel)
 NUMBERED = re.compile(r"(?:multifd|tls|unknown|return-path)-[1-9][0-9]{0,2}")
-ELEMENTS = tuple(dict.fromkeys(kind for kind in KINDS.values() if kind != "opaque"))
 SectionKind = Literal["start", "part", "end", "full"]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from testbed.fault.place import ELEMENTS
 from testbed.scenario.actions import ACTIONS, NEW
 from testbed.scenario.conditions import ConditionsModel
 from testbed.scenario.faults import plan_fault
-from testbed.scenario.places import CHANNELS, ELEMENTS, PLACES
+from testbed.scenario.places import CHANNELS, PLACES
 from testbed.scenario.strikes import FaultModel
 
 DOCS = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
