@@ -92,9 +92,12 @@ async def resolve(address: Address, *, listen: bool = False) -> list[tuple[int, 
         return [(family, (host, port))]  # nobody needs to be asked
     if not host and listen:
         return [(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET, ("", port))]
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE if listen else 0
-    )
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE if listen else 0
+        )
+    except UnicodeError:  # a label that no name can have
+        raise OSError(f"{host!r} cannot be a host name") from None
     return [(family, (str(place[0]), *place[1:])) for family, _, _, _, place in found]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -26,23 +25,19 @@ from testbed.wire import ChannelKind, channel_of
 from .address import HERE, Address, OpensSockets, Sockaddr, peer_of, resolve
 from .admission import Admission
 from .connection import Connection, Surroundings
+from .entrance import FIRST_BYTES, is_let_in, tell_stray
 from .listener import Listener, error_text
+from .onward import connected, in_time
 from .poller import Poller
 from .pump import SILENCE_S, Means
 from .recording import Recorder
 from .side import SideSocket, set_to_reset
-from .stray import FIRST, LATER, NOTHING_FIRST, what_speaks
+from .stray import FIRST, LATER
 
-FIRST_BYTES = 4
-"""Of the source: enough to tell every channel, and to satisfy a destination that peeks."""
 CONNECTIONS_MAX = 256
 """Open at one time; a source opens three and as many as it has multifd channels."""
 SURPLUS_EVERY_S = 1.0
 """Connections beyond that are told no more often."""
-CONNECT_S = 10.0
-"""For the destination to take a connection: it is one hop away."""
-SPEAKS_WITHIN_S = 30.0
-"""A connection that must speak before it goes onward, and does not, is reset then."""
 HELD_BYTES_MAX = 48 << 20
 """Of all lines together; each may hold its share."""
 
@@ -81,7 +76,7 @@ class Proxy:
         self._finds_attempts = finds_attempts
         self._peeks = peeks
         self._silent_after_s = silent_after_s
-        self._onward = connect
+        self._open = connect
         self._is_shut = False  # whatever faults say
         self._around = Surroundings(
             log=log,
@@ -289,7 +284,9 @@ class Proxy:
                 self._means.recorder.opened(number)
             if self.on_connection is not None:
                 self.on_connection(connection)
-            if await self._is_let_in(connection, admission):
+            if await self._is_past_faults(connection) and await self._is_let_in(
+                connection, admission
+            ):
                 await self._relay(connection, admission)
         finally:
             connection.close()
@@ -307,36 +304,9 @@ class Proxy:
     # One of them, until it goes onward
 
     async def _is_let_in(self, connection: Connection, admission: Admission) -> bool:
-        """Wait until it may go onward; false if it never may."""
-        if not await self._is_past_faults(connection):
-            return False
-        if not self._peeks:
-            return True
-        source = connection.source
-
-        def may_go() -> bool:
-            first = connection.first_bytes(FIRST_BYTES) or b""
-            return admission.may_go(connection.number, first, channel_of(first))
-
-        def has_spoken() -> bool:
-            return connection.first_bytes(FIRST_BYTES) is not None or may_go()
-
-        def has_ended() -> bool:
-            return connection.first_bytes(FIRST_BYTES) == b"" and not may_go()
-
-        if not await connection.until(has_spoken, self._silent_after_s or SPEAKS_WITHIN_S):
-            if self._silent_after_s is not None:
-                return True
-            self._tell_stray(connection, b"", NOTHING_FIRST)
-            connection.abort()
-            return False
-        await connection.until(lambda: may_go() or has_ended())
-        if source.gone or source.reset_seen or has_ended():
-            if not source.gone:
-                connection.sender_ended(Side.SOURCE, "RST" if source.reset_seen else "FIN")
-                self._tell_stray(connection, b"", NOTHING_FIRST)
-            return False
-        return True
+        return not self._peeks or await is_let_in(
+            connection, admission, self._log, silent_after_s=self._silent_after_s
+        )
 
     async def _is_past_faults(self, connection: Connection) -> bool:
         """Do with one that just came what faults ask for; false if they have ended it."""
@@ -355,7 +325,9 @@ class Proxy:
     async def _relay(self, connection: Connection, admission: Admission) -> None:
         """Connect it onward, find out what it is, and pump until it is over."""
         admission.goes(connection.number)
-        destination = await self._connect(connection)
+        destination = None
+        if (opened := await self._connect(connection.number)) is not None:
+            destination = SideSocket(opened, self._poller)
         if destination is None or connection.source.gone:
             connection.abort()
             if destination is not None:
@@ -376,41 +348,21 @@ class Proxy:
         self._identify(connection)
         await connection.run(self.engine.connection(connection.nth, connection.channel))
 
-    async def _connect(self, connection: Connection) -> SideSocket | None:
+    async def _connect(self, number: int) -> socket.socket | None:
         """Connect to the destination; None, and a word in the log, if that cannot be done."""
-        upstream, error = self.upstream, OSError(errno.EADDRNOTAVAIL, "no address")
+        upstream = self.upstream
         try:
-            async with asyncio.timeout(CONNECT_S):
-                if self._onward is not None:
-                    return SideSocket(await self._onward(), self._poller)
-                for family, place in await resolve(upstream):
-                    try:
-                        return await self._connected(family, place)
-                    except OSError as this:
-                        error = this
-        except TimeoutError:
-            error = OSError(errno.ETIMEDOUT, "")
-        except OSError as this:
-            error = this
-        self._log.write(
-            "proxy",
-            "upstream-refused",
-            connection=connection.number,
-            address=str(upstream),
-            error=error_text(error),
-        )
-        return None
-
-    async def _connected(self, family: int, place: Sockaddr) -> SideSocket:
-        opened = self._namespace.socket(family, socket.SOCK_STREAM)
-        try:
-            opened.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(opened, place)
-            return SideSocket(opened, self._poller)
-        except BaseException:
-            set_to_reset(opened)  # it may have been taken at the other end already
-            opened.close()
-            raise
+            connecting = self._open() if self._open else connected(self._namespace, upstream)
+            return await in_time(connecting)
+        except OSError as error:
+            self._log.write(
+                "proxy",
+                "upstream-refused",
+                connection=number,
+                address=str(upstream),
+                error=error_text(error),
+            )
+            return None
 
     def _identify(self, connection: Connection) -> None:
         """Find out what it carries, by its first bytes from the source."""
@@ -429,22 +381,13 @@ class Proxy:
         number, channel = connection.number, kind or "unknown"
         self._log.write("proxy", "connection-identified", connection=number, channel=channel)
         if kind is None:
-            self._tell_stray(connection, first, FIRST if connection.nth == 1 else LATER)
+            tell_stray(self._log, connection, first, FIRST if connection.nth == 1 else LATER)
 
     def _move(self, connection: Connection) -> None:
         """That connection came before it was known that it is of another attempt."""
         self._came += 1
         connection.nth, connection.attempt = self._came, self.engine.attempt
         self._of_attempt[connection.nth] = connection
-
-    def _tell_stray(self, connection: Connection, first: bytes, meaning: str) -> None:
-        self._log.write(
-            "proxy",
-            "stray-connection",
-            connection=connection.number,
-            what=what_speaks(first),
-            meaning=meaning,
-        )
 
     # Commands that are not one connection's
 

@@ -67,6 +67,7 @@ async def test_an_empty_host_is_the_loopback_one_to_connect_to() -> None:
     assert hosts
 
 
-async def test_an_unknown_name_is_an_oserror() -> None:
-    with pytest.raises(OSError, match=r"not known|resolution|No address"):
-        await resolve(TcpAddress("no-such-host.invalid", 7))
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid"])
+async def test_what_names_no_host_is_an_oserror(host: str) -> None:
+    with pytest.raises(OSError, match=r"not known|resolution|No address|cannot be a host name"):
+        await resolve(TcpAddress(host, 7))

@@ -15,7 +15,7 @@ from wire_helpers import precopy
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import ConnectionPlace, DelayAccept, Fault, Refuse, Tarpit
 from testbed.log import Log
-from testbed.proxy import Proxy, proxy
+from testbed.proxy import Proxy, entrance
 from testbed.proxy.address import Address, TcpAddress, UnixAddress, parse_address
 
 STREAM = precopy()
@@ -203,7 +203,7 @@ async def test_thousands_that_connect_and_close_leave_nothing_open() -> None:
 async def test_many_that_never_speak_keep_nobody_out_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proxy, "SPEAKS_WITHIN_S", SOON_S)
+    monkeypatch.setattr(entrance, "SPEAKS_WITHIN_S", SOON_S)
     async with proxied() as rig:
         silent = await rig.source()
         await silent.send(b"QE")
