@@ -114,6 +114,9 @@ TELLERS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
         f"control: listening on {facts['address']}, seed {facts['seed']}"
     ),
     "recording": lambda facts: f"recording into {facts['folder']}",
+    "json-log-dropped": lambda facts: (
+        f"{facts['file']}: {facts['events']} events could not be written in time"
+    ),
     "json-log-ended": lambda facts: f"{facts['file']}: no more is written: {facts['why']}",
     "recording-ended": lambda facts: f"the recording has ended: {facts['why']}",
     "connection-opened": _opened,

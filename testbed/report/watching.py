@@ -70,7 +70,9 @@ class Watching:
         """Nothing more comes."""
         for line in self._lines:
             self._writer.write(f"{line}\n")
-        self._writer.close()
+        dropped = self._writer.dropped
+        left_out = f"{dropped} times nobody read in time, and something was left out\n"
+        self._writer.close(left_out if dropped else "")
 
     def _frame(self, picture: Picture) -> list[str]:
         width, height = shutil.get_terminal_size(FALLBACK_SIZE)

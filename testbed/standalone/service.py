@@ -106,6 +106,8 @@ def _json_log(path: Path, log: Log) -> Iterator[Callable[[Event], None]]:
         yield write
     finally:
         writer.close()
+        if writer.dropped:
+            log.write(PROXY, "json-log-dropped", file=str(path), events=writer.dropped)
         with suppress(OSError):  # it has been told
             file.close()
 

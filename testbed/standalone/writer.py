@@ -47,9 +47,10 @@ class Writer:
             return False
         return True
 
-    def close(self) -> None:
-        """Have what waits written, if that does not take long."""
+    def close(self, last: str = "") -> None:
+        """Have what waits written, and this, if that does not take long."""
         with suppress(queue.Full):
+            self._waiting.put(last, timeout=LEFT_S)
             self._waiting.put(None, timeout=LEFT_S)
         self._thread.join(LEFT_S)
 
