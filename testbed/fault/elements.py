@@ -10,6 +10,8 @@ from .plan import CommandPlace, ElementPlace, MessagePlace, OffsetPlace
 from .records import Records
 from .sections import device_field
 
+BULKY = ("multifd-pages", "multifd-payload", "tls-record")
+
 
 class NamedMatcher(Matcher):
     """A command or a message, by name."""
@@ -33,6 +35,7 @@ class ElementMatcher(Matcher):
     def __init__(self, place: ElementPlace) -> None:
         self._place = place
         self.in_pages = place.element == "ram-page"
+        self.in_bulk = place.element in BULKY
 
     def find(self, element: Element, known: Known, /) -> Range | None:
         """The range in this element that the place names, or None."""
@@ -60,6 +63,7 @@ class OffsetMatcher(Matcher):
     """The byte at an offset."""
 
     in_pages = True
+    in_bulk = True
 
     def __init__(self, place: OffsetPlace) -> None:
         self._offset = place.offset

@@ -12,7 +12,7 @@ from functools import partial
 from mmap import mmap
 from typing import Generic, TypeVar
 
-from testbed.wire import MainChannel
+from testbed.wire import MainChannel, MultifdChannel, TlsChannel
 from testbed.wire.channel import Channel as ChannelParser
 from testbed.wire.element import (
     Command as StreamCommand,
@@ -149,6 +149,8 @@ class Lane(Generic[Parser]):
         self, chunk: bytes | memoryview, feed: Callable[[], list[Element]]
     ) -> list[Command]:
         self._strikes.prune()
+        if isinstance(self.parser, MultifdChannel | TlsChannel):
+            self.parser.in_runs = not self._strikes.sees_bulk
         if self._reads_nothing():
             return [] if self.outlet.shut else [Send(self.toward, chunk)]
         if not self._armed:

@@ -69,6 +69,8 @@ class Matcher:
 
     in_pages = False
     """It may match in a record of a page: a run is told by `passed_over`, and split there."""
+    in_bulk = False
+    """It may match in bytes that are not copied unless they have to be: pages of multifd, TLS."""
     has_state = True
     """`passed_over` changes what it answers."""
 

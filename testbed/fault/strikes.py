@@ -65,6 +65,7 @@ class Strikes:
             (name, each) for name, each in scene.keepers.items() if each in mine
         ]
         self._paged: list[Lookout] = []
+        self._in_bulk = False
         self._exchange: Exchange | None = None
         self._collectors: list[Collector] = []
         self._doubled: list[Fault] = []  # their sections are on their way
@@ -88,6 +89,11 @@ class Strikes:
         """The offset of the first byte that is held for an exchange."""
         return None if self._exchange is None else self._exchange.start
 
+    @property
+    def sees_bulk(self) -> bool:
+        """Somebody may have to see the bytes of multifd's payloads, or of TLS records."""
+        return self._in_bulk or self._exchange is not None
+
     def faults(self) -> list[Fault]:
         """Those that may strike yet."""
         return [each.fault for each in self._triggers]
@@ -108,15 +114,14 @@ class Strikes:
         self._keepers = [each for each in self._keepers if not draws[each[0]].is_done]
         lookouts = [*self._landmarks, *self._triggers, *(keeper for _, keeper in self._keepers)]
         self._paged = [each for each in lookouts if each.in_pages]
+        self._in_bulk = any(each.in_bulk for each in lookouts)
 
     def leave(self, element: Element) -> None:
         """The element goes on, changed by what strikes in it."""
-        if not isinstance(element, RunElement):
-            self._leave(element, self._edits(element))
-            return
         run = element.value
-        assert isinstance(run, PageRun), "no other elements come in runs"
-        if self._paged or (self._exchange is not None and self._exchange.wants(kind_of(run))):
+        if not isinstance(element, RunElement) or not isinstance(run, PageRun):
+            self._leave(element, self._edits(element))
+        elif self._paged or (self._exchange is not None and self._exchange.wants(kind_of(run))):
             self._leave_split(Records(element, run))
         else:
             self._leave(element, ())

@@ -84,6 +84,11 @@ class Lookout:
         return self._matcher.in_pages
 
     @property
+    def in_bulk(self) -> bool:
+        """It may have to see what is not copied otherwise."""
+        return self._matcher.in_bulk
+
+    @property
     def is_done(self) -> bool:
         """There is nothing more to look out for."""
         return False

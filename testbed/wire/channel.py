@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from mmap import mmap
 
-from .element import Certainty, Element, Opaque, Span, Value
+from .element import Certainty, Element, Opaque, RunElement, Span, Value
 from .error import Cut, StreamError
 from .reader import Context, Reader, Story
 
@@ -138,3 +138,10 @@ class Channel:
                 certainty,
             )
         )
+
+    def _emit_run(self, value: Value, size_bytes: int) -> None:
+        """Emit the next `size_bytes` bytes, which are in hand, as one element without a copy."""
+        offset = self._reader.offset
+        self._reader.pos += size_bytes
+        section = self._context.section
+        self._out.append(RunElement(offset, b"", value, (), section, length=size_bytes))

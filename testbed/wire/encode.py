@@ -30,7 +30,14 @@ from .element import (
     Value,
     VmDescription,
 )
-from .packet import MultifdDeviceState, MultifdInit, MultifdPacket, MultifdPages, MultifdPayload
+from .packet import (
+    MultifdDeviceState,
+    MultifdInit,
+    MultifdPacket,
+    MultifdPages,
+    MultifdPayload,
+    MultifdPiece,
+)
 from .structs import (
     COMMAND,
     FILE_HEADER,
@@ -61,7 +68,7 @@ def encode(value: Value) -> bytes:
     For every element that a parser made, but an `Opaque`, this is its `raw`.
 
     Raises:
-        TypeError: an `Opaque`, or a `PageRun`, which leaves its bytes where they are.
+        TypeError: an `Opaque`; a `PageRun` or `MultifdPiece`, whose bytes stay where they are.
         ValueError: an idstr of more bytes than its field or its length can have.
         struct.error: a number too large for its field.
     """
@@ -94,7 +101,7 @@ def encode(value: Value) -> bytes:
             return build_message(kind, payload, bitmap=bitmap)
         case Opaque():
             raise TypeError("opaque bytes have no encoding")
-        case PageRun():
+        case PageRun() | MultifdPiece():
             raise TypeError("a run's bytes are where they were fed")
 
 

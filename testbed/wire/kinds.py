@@ -28,7 +28,14 @@ from .element import (
     Value,
     VmDescription,
 )
-from .packet import MultifdDeviceState, MultifdInit, MultifdPacket, MultifdPages, MultifdPayload
+from .packet import (
+    MultifdDeviceState,
+    MultifdInit,
+    MultifdPacket,
+    MultifdPages,
+    MultifdPayload,
+    MultifdPiece,
+)
 
 KINDS: Mapping[type[Value], str] = {
     FileHeader: "file-header",
@@ -55,6 +62,7 @@ KINDS: Mapping[type[Value], str] = {
     MultifdDeviceState: "multifd-packet",
     MultifdPages: "multifd-pages",
     MultifdPayload: "multifd-payload",
+    MultifdPiece: "multifd-payload",
     TlsRecord: "tls-record",
     Opaque: "opaque",
 }

@@ -17,6 +17,7 @@ from .packet import (
     MultifdPacket,
     MultifdPages,
     MultifdPayload,
+    MultifdPiece,
 )
 from .reader import Story
 from .structs import (
@@ -44,11 +45,15 @@ class MultifdChannel(Channel):
     Nothing announces its end, so it may end after any packet. `occurrence` of a packet and of
     its payload is the how-manieth packet of the channel it is.
 
+    `in_runs` may change between two feeds: payloads come as they are fed, as `RunElement`s of a
+    `MultifdPiece` each, and nothing of them is copied.
+
     Args:
         page_bytes: target page size, which a channel of this kind never says; 4096 on x86.
     """
 
     def __init__(self, *, page_bytes: int = 4096) -> None:
+        self.in_runs = False
         self._page_bytes = page_bytes
         self._slots = PAGES_BYTES // page_bytes
         self._packets = 0
@@ -105,6 +110,9 @@ class MultifdChannel(Channel):
             return
         # Of pages that are not compressed nobody reads `next_packet_size`: their number tells.
         size = packet.normal_pages * self._page_bytes
+        if self.in_runs:
+            yield from self._pieces(size, inside)
+            return
         data = yield from self._reader.peek(size, inside)
         pages = MultifdPages(packet.block, packet.normal_offsets_bytes, data)
         self._emit(pages, size, spans.multifd_pages(packet.normal_pages, self._page_bytes))
@@ -129,9 +137,19 @@ class MultifdChannel(Channel):
     def _payload(self, size: int, most: int, inside: str) -> Story[None]:
         if size > most:
             raise self._reader.wrong(inside, f"at most {most} bytes", f"{size}")
-        if size:
+        if size and self.in_runs:
+            yield from self._pieces(size, inside)
+        elif size:
             data = yield from self._reader.peek(size, inside)
             self._emit(MultifdPayload(data), size)
+
+    def _pieces(self, left: int, inside: str) -> Story[None]:
+        """Have a payload go by as it comes."""
+        while left:
+            yield from self._reader.need(1, inside)
+            size = min(self._reader.available, left)
+            self._emit_run(MultifdPiece(left), size)
+            left -= size
 
 
 def _text(raw: bytes) -> str:

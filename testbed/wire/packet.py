@@ -92,4 +92,13 @@ class MultifdPayload:
     data: bytes
 
 
-MultifdValue = MultifdInit | MultifdPacket | MultifdDeviceState | MultifdPages | MultifdPayload
+@dataclass(frozen=True, slots=True)
+class MultifdPiece:
+    """Some bytes of a payload whose channel was told to copy none; see `MultifdChannel`."""
+
+    left_bytes: int  # of the payload, these included
+
+
+MultifdValue = (
+    MultifdInit | MultifdPacket | MultifdDeviceState | MultifdPages | MultifdPayload | MultifdPiece
+)

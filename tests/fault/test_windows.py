@@ -5,16 +5,18 @@ from itertools import cycle
 from mmap import mmap
 
 import pytest
-from fault_helpers import DESTINATION, SOURCE, main, passed, through
+from fault_helpers import DESTINATION, SOURCE, main, passed, run, through
 from wire_helpers import pieces, postcopy, precopy, recorded
 
 from testbed.fault.command import Command, Observed, Send
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import (
     BlockPlace,
+    Channel,
     CommandPlace,
     Delete,
     Duplicate,
+    ElementPlace,
     Fault,
     FlipBits,
     Insert,
@@ -118,6 +120,17 @@ def test_what_passes_unchanged_is_not_copied(faults: tuple[Fault, ...]) -> None:
     assert views > 4 * size * 0.8
     assert copies < 4 * size * 0.2
     relay.ended(SOURCE)
+
+
+@pytest.mark.parametrize("number", [1, 100_000])
+def test_the_pages_of_a_multifd_channel_are_not_copied(number: int) -> None:
+    data = recorded("qemu7.2-multifd.c1.fwd")
+    place = ElementPlace("multifd-packet", channel=Channel.MULTIFD, occurrence=number)
+    for faults in ((), (Fault(place, Insert(b"!"), "it"),)):
+        expected = passed(run(FaultEngine(faults).connection(1, ChannelKind.MULTIFD), [data]))
+        relay = FaultEngine(faults).connection(1, ChannelKind.MULTIFD)
+        assert passed(in_windows(relay, data, (200_000, 70))) == expected
+        assert len(expected) == len(data) + (number == 1 and len(faults))
 
 
 def test_with_nothing_to_watch_for_nothing_is_parsed() -> None:

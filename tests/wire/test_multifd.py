@@ -7,7 +7,7 @@ from struct import pack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_helpers import opaque, parse, pieces, recorded, steps
+from wire_helpers import in_windows, opaque, parse, pieces, recorded, steps
 
 from testbed.wire import MainChannel, MultifdChannel, encode
 from testbed.wire.element import Element, Opaque, RamBlock, RamFlag, RamPage, Value
@@ -19,6 +19,7 @@ from testbed.wire.packet import (
     MultifdPacket,
     MultifdPages,
     MultifdPayload,
+    MultifdPiece,
 )
 
 RECORDED = [f"{version}-multifd.c{n}.fwd" for version in ("qemu7.2", "qemu10.0") for n in (1, 2)]
@@ -300,3 +301,22 @@ def test_any_bytes_give_the_same_elements_in_any_pieces(data: bytes, seed: int) 
 def test_an_idstr_longer_than_its_field_has_no_encoding() -> None:
     with pytest.raises(ValueError, match="257 bytes"):
         encode(MultifdDeviceState(0x40, "a" * 257, 0, 0))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("sizes", [(300_000,), (1, 5000, 700)], ids=str)
+def test_in_runs_payloads_go_by_and_all_else_is_the_same(name: str, sizes: tuple[int, ...]) -> None:
+    data = recorded(name)[: 3 << 20]
+    channel = MultifdChannel()
+    channel.in_runs = True
+    elements = in_windows(channel, data, headroom=1 << 12, sizes=sizes) + channel.end()
+    tiled = 0
+    for element in elements:
+        assert element.offset == tiled
+        tiled = element.end
+    assert tiled == len(data)
+    whole = parse(MultifdChannel(), [data])
+    assert [e for e in elements if not isinstance(e.value, MultifdPiece | Opaque)] == [
+        e for e in whole if not isinstance(e.value, MultifdPages | MultifdPayload | Opaque)
+    ]
+    assert any(isinstance(element.value, MultifdPiece) for element in elements)

@@ -6,7 +6,7 @@ import pytest
 from wire_helpers import opaque, parse, steps
 
 from testbed.wire import TlsChannel, encode
-from testbed.wire.element import Opaque, Span, TlsRecord, Value
+from testbed.wire.element import Opaque, RunElement, Span, TlsRecord, Value
 from testbed.wire.kinds import KINDS
 
 RECORDS = [
@@ -56,6 +56,16 @@ def test_a_record_that_was_cut_is_said_to_be() -> None:
     assert left.raw == STREAM[:9]
     assert isinstance(left.value, Opaque)
     assert left.value.why.startswith("cut short at offset 0x0, in TLS record")
+
+
+@pytest.mark.parametrize("step", [1, 1000, 1 << 20])
+def test_in_runs_records_lie_where_they_did_without_their_data(step: int) -> None:
+    channel = TlsChannel()
+    channel.in_runs = True
+    elements = parse(channel, steps(STREAM, step))
+    whole = parse(TlsChannel(), [STREAM])
+    assert [(e.offset, e.size_bytes) for e in elements] == [(e.offset, e.size_bytes) for e in whole]
+    assert {type(element) for element in elements} == {RunElement}
 
 
 def test_every_value_has_a_kind() -> None:
