@@ -66,6 +66,12 @@ CHANNELS = {
 }
 PAGE_BYTES = 4096
 """Of the target, until a main channel says otherwise."""
+VCPUS_RUN = {"STOP": False, "RESUME": True}
+"""QMP events that say whether the vCPUs run."""
+RELAYS_MAX = 1024
+"""Connections of an attempt that are known of; the data plane has 256 open at most."""
+ATTEMPTS_MAX = 64
+"""Past ones of which is known what passed."""
 LASTING = (Blackhole, HalfClose, Truncate, Stall, Latency, Bandwidth, Slice, Restore)
 """What goes on after the moment: on a connection that just came, it begins with the first byte."""
 Due = tuple[Fault, str]
@@ -92,6 +98,7 @@ class FaultEngine:
         self._ledger = Ledger()
         self._chance = chances(faults, seed)
         self._seen: dict[int, dict[tuple[Channel, int], str]] = {}  # of past attempts
+        self._vcpus_run = True  # of the source, as QMP said last
         self._begin()
 
     @property
@@ -108,11 +115,13 @@ class FaultEngine:
         """What comes now belongs to another migration."""
         if any(fault.attempt == self.attempt for fault in self.faults):  # else nobody asks for it
             self._seen[self.attempt] = self._seen_now()
+        self._seen.pop(self.attempt - ATTEMPTS_MAX, None)
         self.attempt += 1
         self._begin()
 
     def _begin(self) -> None:
         self._scene = Scene(self.attempt, self.faults, self._ledger, self._chance)
+        self._scene.vcpus_run = self._vcpus_run
         self._relays: dict[int, Relay] = {}
         self._numbers: Counter[Channel] = Counter()  # connections of each channel so far
         self._due: list[Due] = []  # their state came while there was no connection
@@ -173,6 +182,7 @@ class FaultEngine:
         )
         in_postcopy = kind in (ChannelKind.RECOVERY, ChannelKind.PREEMPT)
         relay.forward.begin(postcopy=in_postcopy, page_bytes=page_bytes)
+        self._forget()
         self._relays[number] = relay
         opening = self._opening.pop(number, [])
         for fault, reported in self._take_due(relay):
@@ -192,12 +202,16 @@ class FaultEngine:
             Commands, and the number of the attempt's connection that they are for; 0 for what is
             for none of them (Signalled, StopListening, Everywhere, Observed).
         """
+        if side is Side.SOURCE:
+            self._vcpus_run = VCPUS_RUN.get(event, self._vcpus_run)
+            self._scene.vcpus_run = VCPUS_RUN.get(event, self._scene.vcpus_run)
         reported = f"{side} reported {status or event}"
         answers: list[tuple[int, list[Command]]] = []
         for fault in self._scene.reported(side, event, status):
             relay = self._relay_for(fault)
             if relay is None and not self._needs_none(fault):
-                self._due.append((fault, reported))
+                if all(due is not fault for due, _ in self._due):
+                    self._due.append((fault, reported))
                 continue
             struck, more = self._struck(fault, reported, relay)
             commands = struck + more
@@ -294,6 +308,15 @@ class FaultEngine:
         strikes = Strikes(self._scene, outlet, channel, number, connection)
         return Lane(outlet, parser, strikes, self._scene, watched=self._watched)
 
+    def _forget(self) -> None:
+        """Forget the oldest connection that is over, when there are too many."""
+        if len(self._relays) < RELAYS_MAX:
+            return
+        main = self._last(Channel.MAIN)  # a recovery goes on with it
+        others = [each for each in self._relays.values() if each is not main]
+        oldest = next((each for each in others if each.is_over), others[0])
+        del self._relays[oldest.number]
+
     def _last(self, channel: Channel, number: int | None = None) -> Relay | None:
         """The last connection with that channel."""
         found = None
@@ -345,7 +368,7 @@ class FaultEngine:
         toward = Side.SOURCE if returns and relay is not None else Side.DESTINATION
         return [Observed("fault-struck", facts)], connection_commands(fault, toward)
 
-    def _answered(self, _relay: Relay, commands: list[Command]) -> list[Command]:
+    def _answered(self, commands: list[Command]) -> list[Command]:
         """A connection's faults did that: what it means for others, and what follows from it."""
         self._everywhere(commands)
         return self._refusals()

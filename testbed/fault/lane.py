@@ -35,7 +35,7 @@ from .hold import Hold, begins_device_phase, package_bytes
 from .ledger import DEVICE_BYTES_MAX
 from .outlet import Outlet
 from .place import in_device_state
-from .plan import Channel, CommandPlace, ElementPlace, Fault, OffsetPlace
+from .plan import Channel, CommandPlace, ElementPlace, Fault, OffsetPlace, Replay
 from .scene import Scene
 from .strikes import Strikes
 from .watch import Watch, channel_words, direction_toward
@@ -312,8 +312,9 @@ def _seen(parser: ChannelParser) -> str:
 
 
 def _is_in_device_state(fault: Fault) -> bool:
-    """True if the fault may strike in device state."""
-    return in_device_state(fault.place)
+    """True if the fault may strike in device state, or sends some of it again."""
+    again = isinstance(fault.action, Replay) and in_device_state(fault.action.place)
+    return again or in_device_state(fault.place)
 
 
 def _is_in_package(fault: Fault) -> bool:

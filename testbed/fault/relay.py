@@ -87,7 +87,7 @@ class Relay(Passing):
         connection: int,
         forward: Lane[ChannelParser],
         backward: Lane[ChannelParser],
-        answered: Callable[[Relay, list[Command]], list[Command]],
+        answered: Callable[[list[Command]], list[Command]],
     ) -> None:
         self.number = number
         self.channel = channel
@@ -163,7 +163,7 @@ class Relay(Passing):
         for command in commands:
             if not isinstance(command, Send | Observed | Everywhere):
                 self.obey(command)
-        return commands + self._answered(self, commands)
+        return commands + self._answered(commands)
 
 
 def _other(side: Side) -> Side:

@@ -33,9 +33,6 @@ from .plan import (
 )
 from .trigger import Draw, Landmark, Lookout, Trigger
 
-FACTS: Mapping[str, bool] = {"STOP": False, "RESUME": True}
-"""QMP events that say whether the vCPUs run."""
-
 
 class Scene:
     """One attempt: its faults, and what their conditions ask for.
@@ -94,8 +91,6 @@ class Scene:
 
     def reported(self, side: Side, event: str, status: str | None) -> list[Fault]:
         """QMP reported that: the faults that strike now."""
-        if side is Side.SOURCE:
-            self.vcpus_run = FACTS.get(event, self.vcpus_run)
         for place in self._events:
             if isinstance(place, StatePlace) and _is_said(place, side, event, status):
                 self._events[place] += 1

@@ -1,8 +1,10 @@
 """What is done to connections: as they come, all at once, at a state; and to processes."""
 
+import gc
+
 import pytest
 from fault_helpers import BOTH, DESTINATION, SOURCE, acts, main, passed, run, struck
-from wire_helpers import precopy, steps
+from wire_helpers import PAGES, precopy, ram_part, steps
 
 from testbed.fault.command import (
     Command,
@@ -19,7 +21,7 @@ from testbed.fault.command import (
 )
 from testbed.fault.command import HalfClose as HalfCloseCommand
 from testbed.fault.command import Tarpit as TarpitCommand
-from testbed.fault.engine import FaultEngine
+from testbed.fault.engine import RELAYS_MAX, FaultEngine
 from testbed.fault.plan import (
     Action,
     AfterFault,
@@ -47,6 +49,7 @@ from testbed.fault.plan import (
     Tarpit,
     Truncate,
 )
+from testbed.fault.relay import Relay
 from testbed.wire import ChannelKind
 
 STREAM = precopy()
@@ -318,3 +321,18 @@ def test_a_refusal_by_chance_is_drawn_once_for_each_connection() -> None:
         return any(acts(engine.awaiting(1)) for _ in range(20))
 
     assert 2 < sum(refused(seed) for seed in range(20)) < 18
+
+
+def test_connections_that_are_over_are_forgotten_but_for_what_a_recovery_needs() -> None:
+    engine = FaultEngine((fault(PagePlace(nth=1, phase="postcopy"), Reset(), connection=2),))
+    run(main(engine), [STREAM])
+    for number in range(2, RELAYS_MAX + 100):
+        relay = engine.connection(number, ChannelKind.MULTIFD)
+        run(relay, [])
+        run(relay, [], DESTINATION)
+    held = sum(isinstance(each, Relay) for each in gc.get_objects())
+    assert held < RELAYS_MAX + 50
+    recovery = engine.connection(RELAYS_MAX + 100, ChannelKind.RECOVERY)
+    assert struck(recovery.received(SOURCE, ram_part(PAGES[0]))) == [
+        "page 1 of pc.ram of PART ram, instance 0, section 2"
+    ]
