@@ -9,18 +9,8 @@ boundaries for certain; RAM never is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
-from testbed.wire import (
-    ChannelKind,
-    Layout,
-    MainChannel,
-    MultifdChannel,
-    OpaqueChannel,
-    PreemptChannel,
-    ReturnPath,
-    TlsChannel,
-)
+from testbed.wire import ChannelKind, Layout
 from testbed.wire.channel import Channel as ChannelParser
 
 from .carried import connection_commands
@@ -29,6 +19,7 @@ from .describe import describe_place
 from .lane import Lane
 from .ledger import DeviceSections, Ledger
 from .outlet import Outlet
+from .parsers import PAGE_BYTES, page_bytes_of, parsers, unread_places
 from .place import channel_of, number_of
 from .plan import (
     Bandwidth,
@@ -36,12 +27,9 @@ from .plan import (
     Channel,
     ConnectionPlace,
     Fault,
-    FlipBits,
     HalfClose,
     Latency,
-    OffsetPlace,
     Restore,
-    SetField,
     Side,
     Slice,
     Stall,
@@ -64,8 +52,6 @@ CHANNELS = {
     ChannelKind.PREEMPT: Channel.PREEMPT,
     ChannelKind.TLS: Channel.TLS,
 }
-PAGE_BYTES = 4096
-"""Of the target, until a main channel says otherwise."""
 VCPUS_RUN = {"STOP": False, "RESUME": True}
 """QMP events that say whether the vCPUs run."""
 RELAYS_MAX = 1024
@@ -169,9 +155,9 @@ class FaultEngine:
         self._numbers[channel] += 1
         connection = max(self._numbers[Channel.MAIN], 1)
         index = self._numbers[channel]
-        parser = None if main is None else main.forward.parser
-        page_bytes = parser.page_bytes if isinstance(parser, MainChannel) else PAGE_BYTES
-        forward, backward = self._parsers(kind, main, page_bytes)
+        page_bytes = PAGE_BYTES if main is None else page_bytes_of(main.forward.parser)
+        lost = None if main is None else (main.forward.parser, main.backward.parser)
+        forward, backward = parsers(kind, lost, page_bytes, unread_places(self.faults))
         relay = Relay(
             number,
             channel,
@@ -265,37 +251,6 @@ class FaultEngine:
 
     # Inside
 
-    def _parsers(
-        self, kind: ChannelKind | None, main: Relay | None, page_bytes: int
-    ) -> tuple[ChannelParser, ChannelParser]:
-        """The parsers of both directions; a recovery's go on where the lost ones were."""
-        parser = None if main is None else main.forward.parser
-        match kind:
-            case ChannelKind.RECOVERY if isinstance(parser, MainChannel) and main is not None:
-                back = main.backward.parser
-                assert isinstance(back, ReturnPath)
-                return parser.recovered(), back.recovered()
-            case ChannelKind.MAIN | ChannelKind.RECOVERY:
-                alone = kind is ChannelKind.RECOVERY
-                return MainChannel(in_runs=True, recovery=alone), ReturnPath()
-            case ChannelKind.MULTIFD:
-                return MultifdChannel(page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
-            case ChannelKind.PREEMPT:
-                blocks = parser if isinstance(parser, MainChannel) else None
-                return PreemptChannel(blocks, page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
-            case ChannelKind.TLS:
-                return TlsChannel(), TlsChannel()
-            case _:
-                return OpaqueChannel(UNKNOWN, self._unread_places()), OpaqueChannel(UNKNOWN)
-
-    def _unread_places(self) -> Iterator[tuple[int, int]]:
-        """What of an unknown connection is struck: it has to be in one element."""
-        reach = 0
-        for start, size in sorted(filter(None, map(_in_unknown, self.faults))):
-            if start >= reach:
-                reach = start + size
-                yield start, reach
-
     def _lane(
         self,
         toward: Side,
@@ -386,20 +341,6 @@ class FaultEngine:
             struck, more = self._struck(fault, f"connection {self._awaited} is awaited")
             commands += struck + more
         return commands
-
-
-NO_WAY_BACK = "nothing comes this way on such a channel"
-UNKNOWN = "of a connection that begins like no channel"
-
-
-def _in_unknown(fault: Fault) -> tuple[int, int] | None:
-    """Offset and size of what a fault changes in an unknown connection."""
-    match fault.place, fault.action:
-        case OffsetPlace(offset, Channel.UNKNOWN), SetField(bytes(data)) | FlipBits(data):
-            return offset, max(len(data), 1)
-        case OffsetPlace(offset, Channel.UNKNOWN), _:
-            return offset, 1
-    return None
 
 
 def _back(channel: Channel) -> Channel | None:
