@@ -6,11 +6,10 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from .exchange import Postcopy, connect_and_close
 from .migration import precopy
-from .network import Network
+from .network import Network, Unmeasured
 from .peers import ARMED_PEER, DIRECT, HAPROXY_PLAIN, HAPROXY_SPLICE, OURS, PEERS, Peer
 from .stream import SECTIONS, multifd_channel, multifd_main, ram_stream
 from .table import Column, Figures, table
@@ -39,6 +38,15 @@ Measure = Callable[[Peer, Network, Path], Awaitable[Figures]]
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of a part: its table, the figures in it by peer and key."""
+
+    text: str
+    figures: dict[str, dict[str, object]]
+    failed: bool  # a peer that is there could not be measured
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A part: `prepare` makes, for a scale and with a folder for its files, what measures."""
 
@@ -49,22 +57,34 @@ class Part:
     columns: Sequence[Column]
     rounds_max: int = 100
 
-    async def measure(self, scale: Scale, folder: Path) -> tuple[str, dict[str, Any]]:
-        """Measure all peers in turn, round by round; the table, and its figures by peer."""
+    async def measure(self, scale: Scale, folder: Path) -> Measured:
+        """Measure all peers in turn, round by round; one that fails is left out from then on."""
         wanted = [each for each in self.peers if not scale.peers or each.name in scale.peers]
-        missing = {each.name: why for each in wanted if (why := each.missing()) is not None}
+        absent = {each.name: why for each in wanted if (why := each.missing()) is not None}
+        present = [each for each in wanted if each.name not in absent]
         measure = self.prepare(scale, folder)
-        present = [each for each in wanted if each.name not in missing]
         rounds: list[dict[str, Figures]] = []
+        failed: set[str] = set()
         count = min(scale.rounds, self.rounds_max)
         for number in range(1, count + 1):
             rounds.append({})
             for peer in present:
+                if peer.name in failed:
+                    continue
                 _progress(f"round {number} of {count}: {peer.name}")
-                async with Network.create() as net:
-                    rounds[-1][peer.name] = await measure(peer, net, folder)
+                try:
+                    async with Network.create() as net:
+                        rounds[-1][peer.name] = await measure(peer, net, folder)
+                except Unmeasured as error:
+                    failed.add(peer.name)
+                    absent[peer.name] = f"failed in round {number}: {error}"
         _progress("")
-        return table(self.columns, rounds, missing)
+        whole = [
+            {name: figures for name, figures in each.items() if name not in failed}
+            for each in rounds
+        ]
+        text, figures = table(self.columns, whole, absent)
+        return Measured(text, figures, bool(failed))
 
 
 def _progress(text: str) -> None:

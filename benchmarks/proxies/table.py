@@ -47,14 +47,14 @@ class Column:
 def table(
     columns: Sequence[Column],
     rounds: Sequence[Mapping[str, Figures]],
-    missing: Mapping[str, str],
+    absent: Mapping[str, str],
 ) -> tuple[str, dict[str, dict[str, object]]]:
     """A table of all peers, and the same by peer and key.
 
     Args:
         columns: from left to right.
-        rounds: of each round, the figures of each peer that is there.
-        missing: peers that are not there, with what to do about that.
+        rounds: of each round, the figures of each peer that has them.
+        absent: peers without figures, and why that is.
     """
     found: dict[str, dict[str, object]] = {}
     lines = [["", *(column.title for column in columns)]]
@@ -70,9 +70,9 @@ def table(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in lines
     )
-    for peer, advice in missing.items():
-        found[peer] = {"missing": advice}
-        text += f"\n{peer.ljust(widths[0])}  {advice}"
+    for peer, why in absent.items():
+        found[peer] = {"absent": why}
+        text += f"\n{peer.ljust(widths[0])}  {why}"
     return text, found
 
 

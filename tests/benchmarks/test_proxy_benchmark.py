@@ -62,7 +62,7 @@ def test_a_peer_that_is_missing_is_said_to_be() -> None:
     assert why == "missing; on Debian: apt-get install no-such-proxy"
     column = Column("rate", "rate", "bytes_per_s", over="no proxy")
     text, found = table([column], [{"no proxy": {"bytes_per_s": 2}}], {"another": why})
-    assert found == {"no proxy": {"rate": 1.0}, "another": {"missing": why}}
+    assert found == {"no proxy": {"rate": 1.0}, "another": {"absent": why}}
     assert why in text
 
 
