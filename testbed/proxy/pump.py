@@ -25,8 +25,10 @@ from .windows import ROOM_BYTES, Pair, WindowPool
 
 READ_BYTES = 64 << 10
 """At once, of what comes slowly: more would be fresh memory from the kernel, each time."""
-FILLED_MAX = 4
-"""Reads in a row that were full: then the direction gets windows, or a pipe, if there are any."""
+BUSY_BYTES = 16 << 10
+"""A read of so much is one of a busy direction: QEMU writes 32 KiB at a time."""
+BUSY_READS, BUSY_READS_MAX = 4, 8
+"""So many of them, less those that were not, and it gets windows or a pipe, if there are any."""
 TURN_BYTES = 4 << 20
 """Then others have their turn."""
 SILENCE_S = 1.0
@@ -84,7 +86,7 @@ class Pump:
         self._pipe: Pipe | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Command] = deque()
-        self._filled = 0  # reads in a row that were full
+        self._busy_reads = 0
         self._busy = False
         self._is_drained = False  # a read got less than it had room for: there was no more
         self._reset = False
@@ -159,7 +161,7 @@ class Pump:
 
     def _read(self) -> int | None:
         """Read what came and have the engine answer; 0: no more will come; None: not yet."""
-        if self._filled < FILLED_MAX:
+        if self._busy_reads < BUSY_READS:
             return self._read_little()
         if self._recorder is None and self._outlet.is_clear and self._is_passing():
             self._pipe = self._pipe or self._means.pipes.take()
@@ -205,10 +207,10 @@ class Pump:
 
     def _counted(self, count: int | None) -> int | None:
         """Note if that was all there was."""
-        if count is not None and count >= READ_BYTES:
-            self._filled += 1
+        if count is not None and count >= BUSY_BYTES:
+            self._busy_reads = min(self._busy_reads + 1, BUSY_READS_MAX)
         elif count is not None:
-            self._filled = 0
+            self._busy_reads = max(self._busy_reads - 1, 0)
         return count
 
     def _sender_ended(self) -> None:
