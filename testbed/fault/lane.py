@@ -19,8 +19,12 @@ from testbed.wire.element import (
 )
 from testbed.wire.element import (
     CommandType,
+    ConfigurationSubsection,
     Element,
+    FileHeader,
     PageRun,
+    Payload,
+    RamBlock,
     RamPage,
     SectionHeader,
     SectionType,
@@ -40,6 +44,21 @@ from .scene import Scene
 from .strikes import Strikes
 from .watch import Watch, channel_words, direction_toward
 
+NOTED = frozenset(
+    {
+        FileHeader,
+        ConfigurationSubsection,
+        RamBlock,
+        SectionHeader,
+        Payload,
+        StreamCommand,
+        VmDescription,
+        MultifdInit,
+    }
+)
+"""Values that tell something of what follows."""
+HELD = frozenset({SectionHeader, StreamCommand})
+"""Values that may begin what has to be held."""
 Parser = TypeVar("Parser", bound=ChannelParser)
 
 
@@ -208,15 +227,20 @@ class Lane(Generic[Parser]):
                 if watch is not None:
                     watch.page(value)
             else:
-                if watch is not None:
-                    for kind, facts in watch.element(element):
-                        self.outlet.say(kind, facts)
-                self._note(element)
+                self._tell(element)
             if armed:
                 self._leave_or_hold(element)
         if watch is not None:
             for kind, facts in watch.progress(self.parser.fed, self.phase):
                 self.outlet.say(kind, facts)
+
+    def _tell(self, element: Element) -> None:
+        """Tell of an element that is no page, and remember what it tells."""
+        if self.watch is not None:
+            for kind, facts in self.watch.element(element):
+                self.outlet.say(kind, facts)
+        if type(element.value) in NOTED:
+            self._note(element)
 
     def _note(self, element: Element) -> None:
         """Remember where the stream is, and what the source sent."""
@@ -227,6 +251,7 @@ class Lane(Generic[Parser]):
                 self.watch.channel = channel_words(Channel.MULTIFD, self._strikes.number)
         if not isinstance(self.parser, MainChannel):
             return
+        self._strikes.known.page_bytes = self.parser.page_bytes
         self._scene.note(element)
         ledger = self._scene.ledger
         ledger.learn(element)
@@ -239,22 +264,21 @@ class Lane(Generic[Parser]):
 
     def _leave_or_hold(self, element: Element) -> None:
         """Have the element leave, or hold it while what it belongs to is not understood."""
-        if isinstance(self.parser, MainChannel):
-            self._strikes.known.page_bytes = self.parser.page_bytes
-            if self._hold is not None:
-                if self._hold.add(element):
-                    self._release()
-                return
-            if self._must_hold(element):
-                self._hold = Hold(element)
-                return
-        self._leave(element)
+        if self._hold is not None:
+            if self._hold.add(element):
+                self._release()
+        elif self._is_main and self._must_hold(element):
+            self._hold = Hold(element)
+        else:
+            self._leave(element)
 
     def _leave(self, element: Element) -> None:
         self._next = element.end
         self._strikes.leave(element)
 
     def _must_hold(self, element: Element) -> bool:
+        if type(element.value) not in HELD:
+            return False
         if begins_device_phase(element):
             return self._live_ended and any(map(_is_in_device_state, self._strikes.faults()))
         if 0 < package_bytes(element) <= DEVICE_BYTES_MAX:

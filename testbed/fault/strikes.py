@@ -119,7 +119,7 @@ class Strikes:
     def leave(self, element: Element) -> None:
         """The element goes on, changed by what strikes in it."""
         run = element.value
-        if not isinstance(element, RunElement) or not isinstance(run, PageRun):
+        if not isinstance(run, PageRun) or not isinstance(element, RunElement):
             self._leave(element, self._edits(element))
         elif self._paged or (self._exchange is not None and self._exchange.wants(kind_of(run))):
             self._leave_split(Records(element, run))
@@ -235,6 +235,9 @@ class Strikes:
 
     def _leave(self, element: Element, edits: Sequence[Edit]) -> None:
         exchange = self._exchange
+        if not (edits or exchange or self._collectors or self._deleting):  # nearly always
+            self._outlet.pass_on(max(element.offset, self._outlet.ahead), element.end)
+            return
         if exchange is not None and not exchange.takes(element):
             exchange.end()
             self._settle("the next one was cut")
