@@ -121,7 +121,7 @@ class Network:
 async def running(
     namespace: Namespace, command: Sequence[str], *, said: IO[bytes] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command inside; it is killed when the block ends, if it has not ended by itself.
+    """Run a command inside; it is killed when the block ends, with all that it has started.
 
     Args:
         namespace: of its network.
@@ -135,15 +135,16 @@ async def running(
         stderr=said,
         preexec_fn=namespace.enter_in_child,
         limit=LINE_BYTES_MAX,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        if process.returncode is None:
-            # Not `process.kill`, which looks first whether it has ended, and so takes the exit
-            # status away from the event loop's own watcher.
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+        # The group: nginx and socat have children that would outlive them. And not `process.kill`,
+        # which looks first whether it has ended, and so takes the exit status away from the event
+        # loop's own watcher.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if process.stdin is not None:
             process.stdin.close()
