@@ -7,11 +7,11 @@ it: `toxics` in the body of a new proxy are made with it, and `/populate` is who
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from aiohttp import web
 
 from . import errors
+from .answers import said
 from .body import read
 from .collection import Collection, Wanted
 from .metrics import CONTENT_TYPE, exposition
@@ -34,7 +34,7 @@ class Api:
         toxic = f"{toxics}/{{toxic}}"
         return [
             web.get("/version", self.version, allow_head=False),
-            web.get("/metrics", self.metrics, allow_head=False),
+            web.route("*", "/metrics", self.metrics),
             web.post("/reset", self.reset),
             web.post("/populate", self.populate),
             web.get("/proxies", self.proxies, allow_head=False),
@@ -53,8 +53,9 @@ class Api:
 
     async def version(self, _request: web.Request) -> web.Response:
         """Which Toxiproxy this speaks like."""
+        text = f'{{"version": "{VERSION}"}}\n'
         return web.Response(
-            text=f'{{"version": "{VERSION}"}}\n', content_type="application/json", charset="utf-8"
+            body=text.encode(), headers={"Content-Type": "application/json;charset=utf-8"}
         )
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -72,6 +73,7 @@ class Api:
         """Have these proxies; the answer has the proxies beside an error, too."""
         try:
             items = read(await request.read())
+            items = [] if items is None else items
             if not isinstance(items, list):
                 raise errors.bad_body("expected a list of proxies")
             wanted = [
@@ -81,25 +83,25 @@ class Api:
             async with self._collection.changing:
                 made = await self._collection.populate(wanted)
         except errors.ApiError as error:
-            return web.json_response({**error.body(), "proxies": []}, status=error.status)
-        body = {"proxies": [proxied.to_json() for proxied in made]}
-        return web.json_response(body, status=HTTPStatus.CREATED)
+            return said({**error.body(), "proxies": None}, error.status)
+        body = {"proxies": [proxied.to_json() for proxied in made] or None}
+        return said(body, HTTPStatus.CREATED)
 
     async def proxies(self, _request: web.Request) -> web.Response:
         """All proxies, by name."""
         shown = {name: each.to_json() for name, each in sorted(self._collection.proxies.items())}
-        return web.json_response(shown)
+        return said(shown)
 
     async def create_proxy(self, request: web.Request) -> web.Response:
         """One more proxy."""
         wanted = Wanted.parse(read(await request.read()))
         async with self._collection.changing:
             proxied = await self._collection.create(wanted)
-        return web.json_response(proxied.to_json(), status=HTTPStatus.CREATED)
+        return said(proxied.to_json(), HTTPStatus.CREATED)
 
     async def proxy(self, request: web.Request) -> web.Response:
         """One proxy."""
-        return web.json_response(self._proxied(request).to_json())
+        return said(self._proxied(request).to_json())
 
     async def update_proxy(self, request: web.Request) -> web.Response:
         """Other addresses, or enabled or not."""
@@ -107,7 +109,7 @@ class Api:
         value = read(await request.read())
         async with self._collection.changing:
             proxied = await self._collection.update(self._proxied(request), value)
-        return web.json_response(proxied.to_json())
+        return said(proxied.to_json())
 
     async def delete_proxy(self, request: web.Request) -> web.Response:
         """One proxy less."""
@@ -117,18 +119,19 @@ class Api:
 
     async def toxics(self, request: web.Request) -> web.Response:
         """The toxics of a proxy."""
-        return _shown([toxic.to_json() for toxic in self._proxied(request).shown_toxics()])
+        return said([toxic.to_json() for toxic in self._proxied(request).shown_toxics()])
 
     async def create_toxic(self, request: web.Request) -> web.Response:
         """One more toxic, on the connections that are there, too."""
         self._proxied(request)
-        toxic = Toxic.parse(read(await request.read()))
+        value = read(await request.read())
         async with self._collection.changing:
-            return _shown(self._proxied(request).add(toxic).to_json())
+            proxied = self._proxied(request)
+            return said(proxied.add(Toxic.parse(value, taken=proxied.taken)).to_json())
 
     async def toxic(self, request: web.Request) -> web.Response:
         """One toxic."""
-        return _shown(self._proxied(request).toxic(request.match_info["toxic"]).to_json())
+        return said(self._proxied(request).toxic(request.match_info["toxic"]).to_json())
 
     async def update_toxic(self, request: web.Request) -> web.Response:
         """Other attributes or toxicity; what is not said stays."""
@@ -137,7 +140,7 @@ class Api:
         value = read(await request.read())
         async with self._collection.changing:
             proxied = self._proxied(request)
-            return _shown(proxied.replace(proxied.toxic(name).updated(value)).to_json())
+            return said(proxied.replace(proxied.toxic(name).updated(value)).to_json())
 
     async def delete_toxic(self, request: web.Request) -> web.Response:
         """One toxic less."""
@@ -147,7 +150,3 @@ class Api:
 
     def _proxied(self, request: web.Request) -> Proxied:
         return self._collection.get(request.match_info["proxy"])
-
-
-def _shown(value: Any) -> web.Response:
-    return web.json_response(value)

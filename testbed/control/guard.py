@@ -20,6 +20,7 @@ from aiohttp import web
 from testbed.log import Log
 from testbed.proxy.side import set_to_reset
 
+from .answers import plain, refused
 from .errors import ApiError
 
 BODY_BYTES_MAX = 1 << 20
@@ -41,13 +42,8 @@ class _Middleware(Protocol):
     def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]: ...
 
 
-def answer_error(error: ApiError) -> web.Response:
-    """An error as the API tells it."""
-    return web.json_response(error.body(), status=error.status)
-
-
 def answered(log: Log) -> _Middleware:
-    """Every request has an answer with an id, in time, and never a traceback."""
+    """Every request has an answer in time, with an id if it has a route, and no traceback."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -55,7 +51,7 @@ def answered(log: Log) -> _Middleware:
             async with asyncio.timeout(HANDLE_S):
                 response = await handler(request)
         except ApiError as error:
-            response = answer_error(error)
+            response = refused(error)
         except TimeoutError:
             response = web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
         except web.HTTPException as error:
@@ -63,8 +59,9 @@ def answered(log: Log) -> _Middleware:
         except Exception as error:  # noqa: BLE001 whoever asked must be told, and the rest go on
             log.write("control", "request-failed", path=request.path, error=repr(error))
             what = "internal error; the log of the server has it"
-            response = answer_error(ApiError(what, HTTPStatus.INTERNAL_SERVER_ERROR))
-        response.headers[REQUEST_ID] = secrets.token_hex(10)
+            response = refused(ApiError(what, HTTPStatus.INTERNAL_SERVER_ERROR))
+        if request.match_info.http_exception is None:
+            response.headers[REQUEST_ID] = secrets.token_hex(10)
         log.write(
             "control",
             "request",
@@ -78,13 +75,17 @@ def answered(log: Log) -> _Middleware:
 
 
 def _plain(error: web.HTTPException) -> web.StreamResponse:
-    """What the library refuses: no such path, another method, a body that is too large."""
+    """What the library answers: no such path, another method, a body that is too large."""
     match error.status:
         case HTTPStatus.NOT_FOUND:
-            return web.Response(status=error.status, text="404 page not found\n")
+            return plain("404 page not found\n", HTTPStatus.NOT_FOUND)
+        case HTTPStatus.MOVED_PERMANENTLY:
+            return web.Response(
+                status=error.status, headers={"Location": error.headers["Location"]}
+            )
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             words = f"bad request body: more than {BODY_BYTES_MAX} bytes"
-            return answer_error(ApiError(words, HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+            return refused(ApiError(words, HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
         case HTTPStatus.METHOD_NOT_ALLOWED:
             return web.Response(status=error.status, headers={"Allow": error.headers["Allow"]})
         case status:
@@ -114,8 +115,13 @@ def no_browsers(hosts: Iterable[str] | None) -> _Middleware:
     return middleware
 
 
+async def unnamed(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say nothing of what the server is made with, which aiohttp would."""
+    response.headers.pop("Server", None)
+
+
 def _forbidden(words: str) -> web.Response:
-    return web.Response(status=HTTPStatus.FORBIDDEN, text=f"{words}\n")
+    return plain(f"{words}\n", HTTPStatus.FORBIDDEN)
 
 
 def is_ours(host: str, known: Iterable[str]) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import Address, parse_address
+from testbed.proxy.address import UNIX, Address, parse_address
 from testbed.proxy.connection import Connection
-from testbed.proxy.listener import error_text
 
 from . import errors
 from .hosted import Hosted
@@ -69,7 +70,7 @@ class OwnProxied(Proxied):
         try:
             self._hosted, self._proxy = await Hosted.enter(self._group, opened)
         except OSError as error:
-            raise errors.failed(f"listen {self.listen}: {error_text(error)}") from error
+            raise errors.failed(_not_listening(self.listen, error)) from error
         self.listen = str(self._proxy.address)
 
     async def stop(self) -> None:
@@ -96,3 +97,11 @@ class OwnProxied(Proxied):
         """Count an event, and pass it on with the proxy's name."""
         self._log.write(event.actor, event.kind, **{"proxy": self.name, **event.facts})
         super()._event(event)
+
+
+def _not_listening(address: str, error: OSError) -> str:
+    """Why, in Toxiproxy's words, which clients may look for."""
+    network = "unix" if address.startswith(UNIX) else "tcp"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return f"listen {network}: {address}: {error}"
+    return f"listen {network} {address}: bind: {os.strerror(error.errno).lower()}"

@@ -143,14 +143,18 @@ class Proxied(ABC):
         """Those of the client's bytes first, as Toxiproxy has them."""
         return sorted(self.toxics, key=lambda toxic: toxic.toward is Side.SOURCE)
 
+    @property
+    def taken(self) -> set[str]:
+        """Names that no other toxic may have."""
+        return {other.name for other in self.toxics} | {fault.name for fault in self._faults}
+
     def add(self, toxic: Toxic) -> Toxic:
         """Have one more.
 
         Raises:
             ApiError: 409, its name is taken, or there are too many.
         """
-        taken = {other.name for other in self.toxics} | {fault.name for fault in self._faults}
-        if toxic.name in taken:
+        if toxic.name in self.taken:
             raise errors.toxic_exists()
         if len(self.toxics) >= TOXICS_MAX:
             raise errors.too_many("toxics", TOXICS_MAX)

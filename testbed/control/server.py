@@ -22,7 +22,7 @@ from testbed.proxy.listener import remove_stale
 from .adopted import AdoptedProxied
 from .api import Api
 from .collection import Collection
-from .guard import BODY_BYTES_MAX, IDLE_S, Doorkeeper, answered, no_browsers
+from .guard import BODY_BYTES_MAX, IDLE_S, Doorkeeper, answered, no_browsers, unnamed
 from .own import Came
 
 SEED_MAX = 2**32
@@ -131,8 +131,17 @@ async def _answering(
     opened: socket.socket, collection: Collection, log: Log, hosts: Iterable[str] | None
 ) -> AsyncIterator[None]:
     app = web.Application(
-        middlewares=[answered(log), no_browsers(hosts)], client_max_size=BODY_BYTES_MAX
+        middlewares=[
+            answered(log),
+            no_browsers(hosts),
+            # For clients whose address of the server ends in a slash.
+            web.normalize_path_middleware(
+                append_slash=False, redirect_class=web.HTTPMovedPermanently
+            ),
+        ],
+        client_max_size=BODY_BYTES_MAX,
     )
+    app.on_response_prepare.append(unnamed)
     app.add_routes(Api(collection).routes())
     runner = web.AppRunner(
         app,

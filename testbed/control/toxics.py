@@ -6,7 +6,7 @@ ours: `migration_fault`, whose attributes are a fault of the scenario language.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,15 +58,20 @@ class Toxic:
     attributes: Mapping[str, Any]
 
     @classmethod
-    def parse(cls, value: Any, path: str = "") -> Toxic:
+    def parse(cls, value: Any, path: str = "", *, taken: Container[str] = ()) -> Toxic:
         """What the body of a request that adds a toxic says.
 
+        Args:
+            value: the body, or a part of it.
+            path: of the part.
+            taken: names that it may not have.
+
         Raises:
-            ApiError: 400, with the field that is wrong.
+            ApiError: 400, with the field that is wrong; 409, its name is taken.
         """
         fields = Fields(value, path)
         kind, stream = fields.text("type"), fields.text("stream") or "downstream"
-        toxicity, said = fields.number("toxicity", 1.0), fields.mapping("attributes")
+        toxicity, said = fields.number("toxicity", 1), fields.mapping("attributes")
         name = fields.text("name")
         if stream.lower() not in TOWARD:
             raise errors.invalid_stream()
@@ -74,6 +79,8 @@ class Toxic:
             raise errors.invalid_type()
         name = name or f"{kind}_{stream}"
         check_name(name, path)
+        if name in taken:
+            raise errors.toxic_exists()
         toxic = cls(name, kind, stream, toxicity, {})
         return replace(toxic, attributes=toxic._attributes(said, path)).checked(path)
 
@@ -133,7 +140,7 @@ class Toxic:
             ApiError: 400, it does not.
         """
         if self.is_fault:
-            if self.toxicity != 1.0:
+            if self.toxicity != 1:
                 why = f"expected 1 for a {MIGRATION_FAULT}, got {shown(self.toxicity)}"
                 raise errors.bad_body(
                     f"{_under(path, 'toxicity')}: {why}; its attribute `when` can have a `chance`"
@@ -167,14 +174,14 @@ def _under(path: str, name: str) -> str:
 
 
 def check_name(name: str, path: str) -> None:
-    """Refuse a name that no path of the API could hold.
+    """Refuse a name that would spoil an address or a log.
 
     Raises:
         ApiError: 400.
     """
-    if len(name) > NAME_CHARACTERS_MAX or "/" in name or not name.isprintable():
+    if len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
         where = _under(path, "name")
-        what = f"a text of at most {NAME_CHARACTERS_MAX} printable characters without /"
+        what = f"a text of at most {NAME_CHARACTERS_MAX} printable characters"
         raise errors.bad_body(f"{where}: expected {what}, got {shown(name)}")
 
 

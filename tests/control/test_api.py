@@ -131,23 +131,23 @@ ROUTES: list[tuple[str, str, Any, int, Any]] = [
         "/populate",
         {},
         400,
-        {"error": f"{BAD}expected a list of proxies", "status": 400, "proxies": []},
+        {"error": f"{BAD}expected a list of proxies", "status": 400, "proxies": None},
     ),
     (
         "POST",
         "/populate",
         [{"name": "x", "upstream": "127.0.0.1:1"}, {"upstream": "127.0.0.1:1"}],
         400,
-        {"error": "missing required field: name at proxy 2", "status": 400, "proxies": []},
+        {"error": "missing required field: name at proxy 2", "status": 400, "proxies": None},
     ),
     (
         "POST",
         "/populate",
         [{"name": "x"}],
         400,
-        {"error": "missing required field: upstream at proxy 1", "status": 400, "proxies": []},
+        {"error": "missing required field: upstream at proxy 1", "status": 400, "proxies": None},
     ),
-    ("POST", "/populate", [], 201, {"proxies": []}),
+    ("POST", "/populate", [], 201, {"proxies": None}),
     (
         "POST",
         "/populate",
@@ -165,7 +165,7 @@ ROUTES: list[tuple[str, str, Any, int, Any]] = [
         {
             "error": f"{BAD}[0].toxics[1].attributes.`do` is missing",
             "status": 400,
-            "proxies": [],
+            "proxies": None,
         },
     ),
 ]
@@ -180,8 +180,6 @@ async def test_every_route_answers_as_toxiproxy_does() -> None:
             assert (said.status, said.json if said.text else None) == (status, answer), (
                 f"{method} {path} {body}: {said.text}"
             )
-            if said.text:
-                assert said.headers["Content-Type"].startswith("application/json")
             assert re.fullmatch(r"[0-9a-f]{20}", said.headers["X-Toxiproxy-Request-Id"])
         assert (await at.call("GET", "/proxies")).json == {"one": before}
 
@@ -258,7 +256,7 @@ async def test_a_port_in_use_is_the_operating_systems_to_tell() -> None:
         body = {"name": "two", "listen": taken, "upstream": at.upstream}
         said = await at.call("POST", "/proxies", body)
         assert said.status == 500
-        assert said.json["error"] == f"listen {taken}: EADDRINUSE Address already in use"
+        assert said.json["error"] == f"listen tcp {taken}: bind: address already in use"
         assert set((await at.call("GET", "/proxies")).json) == {"one"}
         # One that could not be bound can be started later.
         assert (await at.proxy("two", listen=taken, enabled=False)).status == 201
@@ -372,7 +370,7 @@ async def test_reset_tells_what_could_not_be_enabled_and_does_the_rest() -> None
         await at.proxy("aa", listen=taken, enabled=False)
         await at.proxy("zz", enabled=False)
         said = await at.call("POST", "/reset")
-        assert (said.status, "EADDRINUSE" in said.json["error"]) == (500, True)
+        assert (said.status, "address already in use" in said.json["error"]) == (500, True)
         shown = (await at.call("GET", "/proxies")).json
         assert {name: each["enabled"] for name, each in shown.items()} == {
             "aa": False,
@@ -435,8 +433,8 @@ async def test_populate_is_whole_or_nothing() -> None:
             {"name": "one", "upstream": "127.0.0.1:1"},
             {"name": "three", "listen": in_use},
         )
-        assert (failed.status, failed.json["proxies"]) == (500, [])
-        assert "EADDRINUSE" in failed.json["error"]
+        assert (failed.status, failed.json["proxies"]) == (500, None)
+        assert "address already in use" in failed.json["error"]
         shown = (await at.call("GET", "/proxies")).json
         assert set(shown) == {"one", "two"}
         assert shown["one"] == before

@@ -75,8 +75,9 @@ def use_python_client(host: str, port: int, upstream: str) -> None:
         proxy.add_toxic(type="noop", name="cut")
     with pytest.raises(InvalidToxic, match="invalid toxic type"):
         proxy.add_toxic(type="none")
+    wrong = {"at": {"sektion": "x"}, "do": "reset"}
     with pytest.raises(InvalidToxic, match=r"attributes\.at: unknown key `sektion`"):
-        proxy.add_toxic(type="migration_fault", attributes={"at": {"sektion": "x"}, "do": "reset"})
+        proxy.add_toxic(type="migration_fault", name="wrong", attributes=wrong)
     assert proxy.destroy_toxic("cut")
     with pytest.raises(NotFound):
         proxy.destroy_toxic("cut")

@@ -69,7 +69,7 @@ def test_what_is_not_said_has_its_default() -> None:
         {"type": "latency", "name": None, "stream": None, "toxicity": None, "attributes": None},
         {"TYPE": "latency", "Stream": "downstream"},
         {"type": "latency", "of": "nobody", "attributes": {"unknown": "x"}},
-        {"type": "latency", "name": "", "stream": "", "attributes": {"latency": 0.0}},
+        {"type": "latency", "name": "", "stream": "", "attributes": {"latency": 0}},
     ],
 )
 def test_what_toxiproxy_lets_pass_passes(written: dict[str, Any]) -> None:
@@ -89,6 +89,20 @@ def test_an_update_says_what_changes() -> None:
     assert before.updated({"attributes": {"latency": 7}}).attributes == {"latency": 7, "jitter": 10}
     after = before.updated({"toxicity": 0.5, "name": "x", "type": "noop", "stream": "upstream"})
     assert after == Toxic("t", "latency", "downstream", 0.5, {"latency": 100, "jitter": 10})
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [(1.0, "1"), (0.1, "0.1"), (0.123456789, "0.12345679"), (1e-9, "1e-09"), (-3, "-3")],
+)
+def test_toxicity_is_a_float32(asked: float, kept: str) -> None:
+    assert repr(Toxic.parse({"type": "noop", "toxicity": asked}).toxicity) == kept
+
+
+def test_text_that_is_no_unicode_is_replaced() -> None:
+    assert Toxic.parse(read(b'{"type": "noop", "name": "a\xffb"}')).name == "a\ufffdb"
+    assert Toxic.parse(read(rb'{"type": "noop", "name": "\ud800"}')).name == "\ufffd"
+    assert Toxic.parse(read(rb'{"type": "noop", "name": "\ud83d\ude00"}')).name == "\U0001f600"
 
 
 INVALID_STREAM = "stream was invalid, can be either upstream or downstream"
@@ -116,8 +130,20 @@ REFUSED = [
         "bad request body: attributes.latency: expected a whole number, got 1.5",
     ),
     (
+        {"type": "latency", "attributes": {"latency": 5.0}},
+        "bad request body: attributes.latency: expected a whole number, got 5.0",
+    ),
+    (
+        {"type": "latency", "toxicity": 1e39},
+        "bad request body: toxicity: too large: 1e+39",
+    ),
+    (
+        {"type": "latency", "toxicity": 10**400},
+        f"bad request body: toxicity: too large: 1{'0' * 56}...",
+    ),
+    (
         {"type": "latency", "attributes": {"latency": 2**63}},
-        f"bad request body: attributes.latency: expected a whole number, got {2**63}",
+        f"bad request body: attributes.latency: expected 64 bits at most, got {2**63}",
     ),
     (
         {"type": "latency", "attributes": [1]},
@@ -133,9 +159,9 @@ REFUSED = [
         "got 5",
     ),
     (
-        {"type": "noop", "name": "a/b"},
-        "bad request body: name: expected a text of at most 200 printable characters without /, "
-        'got "a/b"',
+        {"type": "noop", "name": "a\nb"},
+        "bad request body: name: expected a text of at most 200 printable characters, "
+        r'got "a\nb"',
     ),
     (
         {"type": "migration_fault", "attributes": {"name": "x"}},
@@ -191,7 +217,7 @@ def test_a_fault_has_chance_instead_of_toxicity() -> None:
         (b"", "it is empty; expected JSON"),
         (b" \n", "it is empty; expected JSON"),
         (b"{", "it is not JSON: "),
-        (b"\xff", "it is not UTF-8"),
+        (b"\xff", "it is not JSON: "),
         (b'{"toxicity": NaN}', "it is not JSON: NaN is no number"),
         (b"[" * 100_000, "it is nested too deep"),
         (b'{"a": ' + b"9" * 5000 + b"}", "it is not JSON: "),
