@@ -217,7 +217,7 @@ class Connection:
             if self._over.done():
                 return
             try:
-                if events & WRITABLE and back.blocked:
+                if events & WRITABLE and (back.blocked or outlet.keeps):
                     outlet.move()
                     back.turn()
                 if events & READABLE:

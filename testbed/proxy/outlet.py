@@ -52,6 +52,11 @@ class Outlet:
         return not (self._kept or self.is_dark or self.is_stalled) and self.line.is_clear
 
     @property
+    def keeps(self) -> bool:
+        """Something is due that the socket has not taken."""
+        return bool(self._kept)
+
+    @property
     def is_idle(self) -> bool:
         """Nothing is under way in it, nor will be by itself."""
         if self.is_dark or not self.side.takes:
@@ -127,9 +132,7 @@ class Outlet:
 
     def move(self) -> None:
         """Write what was kept, and what is due by now."""
-        if self.is_stalled:
-            return
-        if self._write_kept():
+        if not self.is_stalled and self._write_kept():
             self._kept.extend(self.line.due(self._loop.time()))  # so much at a time: others wait
             self._write_kept()
         self._set_timer()

@@ -152,7 +152,7 @@ class Pump:
 
     def _stop(self) -> None:
         """A fault reads no more of it. The other side is not told of its end, but it does end."""
-        if self._side.gone or self._side.is_broken:
+        if self._side.gone or self._side.end_seen:
             self.ended = True
             self._facts(self._relay.ended(self._sender))
             self._carry_out()

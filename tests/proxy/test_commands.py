@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from proxy_helpers import QUIET_S, proxied
+from proxy_helpers import QUIET_S, WITHIN_S, proxied
 from wire_helpers import PAGES, precopy, ram_part
 
 from testbed.fault.plan import (
@@ -169,3 +169,29 @@ async def test_what_a_line_holds_is_bounded_and_the_sender_waits() -> None:
             assert 0 < connection.lines[DESTINATION].held_bytes < HELD_BYTES_MAX
             connection.set_stages(DESTINATION, [])
             assert await destination.exactly(len(data)) == data
+
+
+async def test_what_came_late_and_found_the_socket_full_goes_on_when_it_is_read() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        (connection,) = rig.proxy.connections
+        connection.set_stages(DESTINATION, [LatencyStage(QUIET_S)])
+        await source.send(bytes(HELD_BYTES_MAX // 4))
+        source.finish()
+        async with asyncio.timeout(WITHIN_S):
+            while connection.sent_bytes[DESTINATION] < 1 << 20:
+                await asyncio.sleep(0)
+        assert len(await destination.rest()) == HELD_BYTES_MAX // 4
+        destination.finish()
+        await rig.logged("connection-ended", how="FIN")
+
+
+async def test_a_blackhole_whose_two_ends_have_gone_is_over() -> None:
+    async with proxied(fault(Blackhole())) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        await rig.logged("fault-struck")
+        source.finish()
+        assert await destination.hears_nothing()
+        destination.finish()
+        await rig.logged("connection-ended", bytes_forward=AT)
