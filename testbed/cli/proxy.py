@@ -23,6 +23,7 @@ from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LACKS, PATH, usage
     "--record-max", type=click.IntRange(1), metavar="BYTES", help="Record no more than that."
 )
 @click.option("--live", is_flag=True, help="Draw what passes, on a terminal.")
+@click.option("--unread", is_flag=True, help="Read nothing of what passes: the least it can cost.")
 @click.option("--once", is_flag=True, help="End when the first migration is over.")
 @click.option("--nbd-listen", metavar="ADDR", help="A second listener: storage migration.")
 @click.option("--nbd-upstream", metavar="ADDR", help="Where the destination's NBD server is.")
@@ -38,6 +39,7 @@ def proxy_command(
     record: Path | None,
     record_max: int | None,
     live: bool,
+    unread: bool,
     once: bool,
     nbd_listen: str | None,
     nbd_upstream: str | None,
@@ -68,6 +70,8 @@ def proxy_command(
 
     if (nbd_listen is None) != (nbd_upstream is None) or (nbd_faults and not nbd_listen):
         usage("--nbd-listen and --nbd-upstream go together, and --nbd-faults with them")
+    if unread and (faults or live or once):
+        usage("--unread knows of connections only: no --faults, --live or --once with it")
     try:
         loaded, on_storage = read_faults(faults), read_faults(nbd_faults, for_storage=True)
         migration = read_way("", listen, upstream, loaded)
@@ -85,6 +89,7 @@ def proxy_command(
             json_log,
             read_address("--control", control) if control is not None else None,
             control_public,
+            unread,
         )
         with closing(Watching(sys.stdout, datetime.now(), live=live)) as watching:
             outcome = serve(settings, watching)

@@ -33,7 +33,8 @@ class Settings:
     """What the user asked for.
 
     `seed` is that of chance and jitter; `has_chance` if there is any. With `once` the proxy ends
-    with the first migration.
+    with the first migration. `unread`: connections and their ends are told, and nothing of what
+    passes, which then costs least.
     """
 
     migration: Way
@@ -46,6 +47,7 @@ class Settings:
     json_log: Path | None = None
     control: Address | None = None
     control_public: bool = False
+    unread: bool = False
 
 
 def read_way(option: str, listen: str, upstream: str, faults: FaultsFile | None) -> Way:

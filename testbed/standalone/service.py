@@ -146,7 +146,9 @@ class Service:
         self._log = log
         self._on_draw = on_draw
         self._recorder = recorder
-        self._engine = FaultEngine(settings.migration.faults, seed=settings.seed)
+        self._engine = FaultEngine(
+            settings.migration.faults, seed=settings.seed, watched=not settings.unread
+        )
         self._proxies: list[Proxy] = []
         self._open: set[tuple[str, int]] = set()  # who, and which connection
         self._over: asyncio.Future[Outcome]

@@ -121,6 +121,7 @@ GOOD = ("--listen", f"{LOOPBACK}:0", "--upstream", f"{LOOPBACK}:1")
     [
         (("--listen", "here", "--upstream", ":1"), 2, "--listen: not an address: 'here'"),
         (("--listen", ":0", "--upstream", ":x"), 2, "--upstream: not an address: ':x'"),
+        ((*GOOD, "--unread", "--live"), 2, "--unread knows of connections only"),
         ((*GOOD, "--nbd-listen", ":0"), 2, "--nbd-listen and --nbd-upstream go together"),
         ((*GOOD, "--nbd-listen", "x", "--nbd-upstream", ":1"), 2, "--nbd-listen: not an address"),
         ((*GOOD, "--record", "/proc/it"), 2, "/proc/it: cannot be recorded into"),

@@ -98,6 +98,7 @@ async def serving(
     storage_faults: tuple[Fault, ...] = (),
     recorder: FolderRecorder | None = None,
     control: bool = False,
+    unread: bool = False,
 ) -> AsyncIterator[Rig]:
     """A service that runs until the block ends, or until it is over."""
     log = Log()
@@ -109,6 +110,7 @@ async def serving(
             Way(anywhere, storage.address, storage_faults),
             once=once,
             control=anywhere if control else None,
+            unread=unread,
         )
         service = Service(settings, log, recorder)
         group = await stack.enter_async_context(asyncio.TaskGroup())

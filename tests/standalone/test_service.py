@@ -55,6 +55,15 @@ async def test_migrations_pass_one_after_another() -> None:
         assert await rig.outcome() is Outcome.STOPPED
 
 
+async def test_what_is_not_to_be_read_passes_untold() -> None:
+    async with serving(unread=True) as rig:
+        assert await rig.migrate() == STREAM
+        ended = await rig.logged("connection-ended")
+        assert ended.facts["bytes_forward"] == len(STREAM)
+        assert rig.log.first("connection-identified", channel="main") is not None
+        assert {"file-header", "section", "stream-totals"}.isdisjoint(each.kind for each in rig.log)
+
+
 async def test_who_connects_is_told() -> None:
     async with serving() as rig:
         source = await rig.source()
