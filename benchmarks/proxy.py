@@ -4,7 +4,7 @@ In three network namespaces in a row (source, proxy, destination) each peer is s
 measurement, in turn with all others, round by round. `no proxy` is the source's connection routed
 by the namespace in the middle, over the same links. Ours is `testbed proxy`: `armed` with a fault
 that waits for a section which never comes, `watched` with none, so that it only tells what passes.
-`passing` is the same proxy in a program that has it do neither (`proxies/passing.py`). Figures are
+`passing` is with `--unread`, where it does neither. Figures are
 medians of the rounds, ratios medians of each round's ratio.
 
     throughput    a stream full of pages, from a source to a sink that copy nothing

@@ -152,10 +152,10 @@ def _nginx(folder: Path) -> Sequence[str]:
     return "nginx", "-p", str(folder), "-e", "stderr", "-c", str(file)
 
 
-def _ours(faults: str = "") -> Callable[[Path], Sequence[str]]:
+def _ours(*options: str, faults: str = "") -> Callable[[Path], Sequence[str]]:
     def command(folder: Path) -> Sequence[str]:
         command = [sys.executable, "-m", "testbed", "proxy"]
-        command += ["--listen", LISTEN, "--upstream", UPSTREAM]
+        command += ["--listen", LISTEN, "--upstream", UPSTREAM, *options]
         if faults:
             file = folder / "faults.yaml"
             file.write_text(faults)
@@ -165,16 +165,12 @@ def _ours(faults: str = "") -> Callable[[Path], Sequence[str]]:
     return command
 
 
-def _passing(_folder: Path) -> Sequence[str]:
-    return sys.executable, str(Path(__file__).with_name("passing.py")), LISTEN, UPSTREAM
-
-
 DIRECT = Peer("no proxy")
 HAPROXY_PLAIN = Peer("haproxy", _haproxy(""), "haproxy")
 HAPROXY_SPLICE = Peer("haproxy, splice", _haproxy(SPLICE), "haproxy")
-ARMED_PEER = Peer("ours, armed", _ours(ARMED))
+ARMED_PEER = Peer("ours, armed", _ours(faults=ARMED))
 WATCHED = Peer("ours, watched", _ours())
-PASSING = Peer("ours, passing", _passing)
+PASSING = Peer("ours, passing", _ours("--unread"))
 OURS = (ARMED_PEER, WATCHED, PASSING)
 PEERS = (
     DIRECT,
