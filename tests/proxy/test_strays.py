@@ -78,7 +78,10 @@ async def test_multifd_channels_that_speak_before_the_main_channel_come_after_it
             assert await (await rig.destination()).exactly(len(MULTIFD)) == MULTIFD
 
 
-async def test_a_later_one_that_has_not_spoken_is_taken_for_preempt_and_goes_on() -> None:
+async def test_a_later_one_that_has_not_spoken_is_taken_for_preempt_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "SILENCE_S", QUIET_S)
     async with proxied() as rig:
         await rig.pair(STREAM[:4])
         later = await rig.source()
@@ -89,7 +92,10 @@ async def test_a_later_one_that_has_not_spoken_is_taken_for_preempt_and_goes_on(
         assert await destination.exactly(8) == b"\0\0\0\0\0\0\x10\x08"
 
 
-async def test_a_later_one_is_not_held_up_by_a_slow_start() -> None:
+async def test_a_later_one_is_not_held_up_by_a_slow_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "SILENCE_S", QUIET_S)
     async with proxied() as rig:
         await rig.pair(STREAM[:4])
         later = await rig.source()
