@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from qmp_helpers import Qmp
+from monitor_helpers import Qmp
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.search(

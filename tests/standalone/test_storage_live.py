@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qmp_helpers import Qmp
+from monitor_helpers import Qmp
 from service_helpers import serving
 
 from testbed.fault.plan import Fault, OffsetPlace, Reset, Side
