@@ -128,7 +128,7 @@ class Strikes:
 
     def let_go(self, why: str) -> None:
         """What waits for more will not get it: an exchange is undone."""
-        if self._exchange is not None:
+        while self._exchange is not None:  # what it lets go may begin another one
             self._settle(why)
 
     def finish(self, why: str) -> None:
@@ -287,10 +287,14 @@ class Strikes:
                 why = "those bytes had been changed, or gone on while the source was silent"
                 self._cannot(edit, element, why)
             elif isinstance(edit.fault.action, Swap):
-                others = [*edits[:number], *edits[number + 1 :]]
                 if number:
                     self._cannot(edit, element, "another fault strikes in it")
                     continue
+                rest = edits[1:]
+                for other in rest:
+                    if isinstance(other.fault.action, Swap):
+                        self._cannot(other, element, "another fault exchanges it")
+                others = [each for each in rest if not isinstance(each.fault.action, Swap)]
                 self._exchange = Exchange(edit, element, others)
                 return
             else:

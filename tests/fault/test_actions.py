@@ -396,6 +396,18 @@ def test_an_exchange_is_given_up_when_the_sender_falls_silent() -> None:
     assert "the sender fell silent before the next one came" in engine.unfired()[0]
 
 
+def test_two_exchanges_of_one_element_are_not_both_done() -> None:
+    engine = FaultEngine(
+        (Fault(CommandPlace("PING"), Swap(), "a"), Fault(CommandPlace("PING"), Swap(), "b"))
+    )
+    relay = main(engine)
+    at = STREAM.index(PING) + len(PING)
+    commands = relay.received(SOURCE, STREAM[: at + 3]) + relay.silence(SOURCE)
+    assert passed(commands) == STREAM[: at + 3]
+    assert passed(commands + run(relay, [STREAM[at + 3 :]])) == STREAM
+    assert "another fault exchanges it" in engine.unfired()[1]
+
+
 def test_what_another_fault_does_in_an_exchanged_section_is_done() -> None:
     engine = FaultEngine(
         (
