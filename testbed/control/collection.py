@@ -132,7 +132,7 @@ class Collection:
             ApiError: 400, 500.
         """
         fields = Fields(value)
-        listen = fields.text("listen", proxied.listen)
+        listen = fields.text("listen", proxied.listen) or ANYWHERE
         upstream = fields.text("upstream", proxied.upstream)
         enabled = fields.flag("enabled", proxied.enabled)
         check_address(listen, "listen")

@@ -70,7 +70,7 @@ class Toxic:
             ApiError: 400, with the field that is wrong; 409, its name is taken.
         """
         fields = Fields(value, path)
-        kind, stream = fields.text("type"), fields.text("stream") or "downstream"
+        kind, stream = fields.text("type"), fields.text("stream", "downstream")
         toxicity, said = fields.number("toxicity", 1), fields.mapping("attributes")
         name = fields.text("name")
         if stream.lower() not in TOWARD:

@@ -240,6 +240,16 @@ async def test_a_proxy_that_says_nothing_of_where_listens_on_loopback() -> None:
         assert said.json["listen"].startswith("127.0.0.1:")
 
 
+async def test_a_proxy_that_shall_listen_nowhere_moves_to_a_free_port() -> None:
+    async with served() as at:
+        before = (await at.proxy(listen=f"127.0.0.1:{free_port()}")).json["listen"]
+        said = await at.call("PATCH", "/proxies/one", {"listen": ""})
+        assert said.json["listen"].startswith("127.0.0.1:")
+        assert said.json["listen"] != before
+        assert await is_up(said.json["listen"])
+        assert not await is_up(before)
+
+
 async def test_a_proxy_made_disabled_does_not_listen() -> None:
     port = free_port()
     async with served() as at:

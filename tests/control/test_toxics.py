@@ -69,7 +69,7 @@ def test_what_is_not_said_has_its_default() -> None:
         {"type": "latency", "name": None, "stream": None, "toxicity": None, "attributes": None},
         {"TYPE": "latency", "Stream": "downstream"},
         {"type": "latency", "of": "nobody", "attributes": {"unknown": "x"}},
-        {"type": "latency", "name": "", "stream": "", "attributes": {"latency": 0}},
+        {"type": "latency", "name": "", "attributes": {"latency": 0}},
     ],
 )
 def test_what_toxiproxy_lets_pass_passes(written: dict[str, Any]) -> None:
@@ -109,6 +109,7 @@ INVALID_STREAM = "stream was invalid, can be either upstream or downstream"
 REFUSED = [
     ({"type": "latency", "stream": "walrus"}, INVALID_STREAM),
     ({"stream": "walrus"}, INVALID_STREAM),
+    ({"type": "latency", "stream": ""}, INVALID_STREAM),
     ({"type": "walrus"}, "invalid toxic type"),
     ({}, "invalid toxic type"),
     ([], "bad request body: expected an object, got []"),
@@ -136,6 +137,14 @@ REFUSED = [
     (
         {"type": "latency", "toxicity": 1e39},
         "bad request body: toxicity: too large: 1e+39",
+    ),
+    (
+        {"type": "latency", "toxicity": float("inf")},  # what 1e999 is read as
+        "bad request body: toxicity: too large: Infinity",
+    ),
+    (
+        {"type": "latency", "attributes": {"latency": float("inf")}},
+        "bad request body: attributes.latency: expected a whole number, got Infinity",
     ),
     (
         {"type": "latency", "toxicity": 10**400},
