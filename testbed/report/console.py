@@ -57,7 +57,7 @@ class _Live:
                 self._step = event.facts["step"].replace("_", " ")
             case "migration-status" if event.actor == "source":
                 self._status = event.facts["status"]
-            case "progress" if event.facts["direction"] == "forward":
+            case "progress" if _is_of_main(event):
                 self._progress(event)
             case "fault-struck":
                 self._struck = f"{event.facts['fault']} struck"
@@ -191,3 +191,8 @@ class Console:
     def _raw(self, text: str) -> None:
         self._rich.file.write(text)
         self._rich.file.flush()
+
+
+def _is_of_main(event: Event) -> bool:
+    """True of the channel that has phases; others report how far they are, too."""
+    return event.facts["channel"] == "main" and event.facts["direction"] == "forward"

@@ -82,10 +82,11 @@ def play(console: Console, scenario: Scenario) -> None:
     console.summary([result(PASSED)])
 
 
-def progress(count: int, phase: str) -> dict[str, object]:
+def progress(count: int, phase: str | None, channel: str = "main") -> dict[str, object]:
     return {
         "connection": 1,
         "direction": "forward",
+        "channel": channel,
         "bytes": count,
         "pages": count >> 12,
         "phase": phase,
