@@ -126,7 +126,8 @@ class OffsetPlace:
 class BlockPlace:
     """The page record with which so much of a RAM block has passed: bytes, or a share of its pages.
 
-    Counted by records on the main channel, pages sent again included; a zero page is a page.
+    Counted by records on the main channel, pages sent again included; a zero page is a page. A
+    fault that strikes more than once strikes at those that follow it, too.
     """
 
     block: str
@@ -168,7 +169,10 @@ class AfterFault:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """All of these places have been reached in this attempt, each on its own channel."""
+    """All of these places have been reached in this attempt, each on its own channel.
+
+    A place is reached with the first byte of it: what strikes there finds it reached.
+    """
 
     places: tuple[Place, ...]
 
@@ -350,14 +354,20 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Put in again what passed last at an earlier place."""
+    """Put in again what passed last at an earlier place, as it came.
+
+    A place whose occurrence is not 1 is that one alone. It is one element, or a whole section.
+    """
 
     place: StreamPlace
 
 
 @dataclass(frozen=True, slots=True)
 class StalePage:
-    """Send, in place of the page at the place, its data as it was sent the time before."""
+    """Send, in place of the page at the place, its data as it was sent the time before.
+
+    A record that does not carry a whole page (zero, XBZRLE) becomes one that does.
+    """
 
 
 OnContent = SetField | FlipBits | Insert | Delete | Duplicate | Swap | Replay | StalePage
