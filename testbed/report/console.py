@@ -195,4 +195,5 @@ class Console:
 
 def _is_of_main(event: Event) -> bool:
     """True of the channel that has phases; others report how far they are, too."""
-    return event.facts["channel"] == "main" and event.facts["direction"] == "forward"
+    of = event.facts["channel"], event.facts["direction"]
+    return of == ("main", "forward")

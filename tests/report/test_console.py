@@ -75,6 +75,7 @@ def play(console: Console, scenario: Scenario) -> None:
     events = list(run_log())
     events.insert(5, Event(5, 0.1, "proxy", "progress", progress(1_000_000, "setup")))
     events.insert(6, Event(6, 0.2, "proxy", "progress", progress(9_000_000, "iterate")))
+    events.insert(7, Event(7, 0.2, "proxy", "progress", progress(7_000, None, "multifd 1")))
     for event in events:
         console.event(event)
         console.tick()
