@@ -112,11 +112,6 @@ def number_of(place: Place) -> int | None:
     return None
 
 
-def on_return_path(place: Place) -> bool:
-    """True if the place lies in the direction destination to source."""
-    return not isinstance(place, StatePlace) and channel_of(place) is Channel.RETURN_PATH
-
-
 def in_device_state(place: Place) -> bool:
     """True if the place may lie in device state, whose boundaries are not sure at once."""
     match place:

@@ -47,7 +47,6 @@ class Scene:
     def __init__(
         self, attempt: int, faults: tuple[Fault, ...], ledger: Ledger, chance: Mapping[str, Random]
     ) -> None:
-        self.attempt = attempt
         self.ledger = ledger
         self.vcpus_run = True  # of the source
         self.blocks: dict[str, int] = {}
