@@ -33,8 +33,9 @@ def encrypted(name: str, folder: Path, stack: ExitStack) -> tuple[Qmp, subproces
     monitor = Qmp(path, process)
     stack.callback(monitor.close)
     monitor.command("migrate-set-parameters", **{"tls-creds": "key"})
-    events = {"capability": "events", "state": True}
-    monitor.command("migrate-set-capabilities", capabilities=[events])
+    # Without a return path a source that has written everything into socket buffers is done.
+    wanted = [{"capability": name, "state": True} for name in ("events", "return-path")]
+    monitor.command("migrate-set-capabilities", capabilities=wanted)
     return monitor, process
 
 
