@@ -15,6 +15,8 @@ from socket import socket
 
 AT_ONCE_MAX = 64
 """Events that are taken from the kernel at once."""
+ROUNDS_MAX = 4
+"""Of asking it, before the event loop and all else in it have their turn."""
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 BROKEN = select.EPOLLHUP | select.EPOLLERR
@@ -60,7 +62,12 @@ class Poller:
             self._epoll.unregister(opened)
 
     def _poll(self) -> None:
-        for fd, events in self._epoll.poll(0, AT_ONCE_MAX):
-            # One that was told first may have closed the next one.
-            if (changed := self._watched.get(fd)) is not None:
-                changed(events)
+        """Tell what has changed, and what has meanwhile: a round of the event loop is dearer."""
+        for _ in range(ROUNDS_MAX):
+            found = self._epoll.poll(0, AT_ONCE_MAX)
+            for fd, events in found:
+                # One that was told first may have closed the next one.
+                if (changed := self._watched.get(fd)) is not None:
+                    changed(events)
+            if not found:
+                return

@@ -177,7 +177,8 @@ class Pump:
         data = self._side.read(READ_BYTES)
         if not data:
             return self._counted(None if data is None else 0)
-        self._came(data, lambda: self._relay.received(self._sender, data))
+        sent = self._sent_ahead(data)
+        self._answered(self._relay.received(self._sender, data), sent=sent)
         self._is_drained = len(data) < READ_BYTES and not self._side.end_seen
         return self._counted(len(data))
 
@@ -186,24 +187,29 @@ class Pump:
         count = self._side.read_into(window.room)
         if not count:
             return self._counted(count)
-        end = ROOM_BYTES + count
-        self._came(
-            window.room[:count],
-            lambda: self._relay.received_window(self._sender, window.buffer, ROOM_BYTES, end),
-        )
+        sent = self._sent_ahead(window.room[:count])
+        start, end = ROOM_BYTES, ROOM_BYTES + count
+        commands = self._relay.received_window(self._sender, window.buffer, start, end)
+        self._answered(commands, sent=sent)
         pair.turn()
         self._is_drained = count < len(window.room) and not self._side.end_seen
         return self._counted(count)
 
-    def _came(self, data: bytes | memoryview, answer: Callable[[], list[Command]]) -> None:
-        """Bytes came; what goes on whatever it is goes on before it is understood."""
+    def _sent_ahead(self, data: bytes | memoryview) -> bool:
+        """Bytes came: true if they were sent on at once, since they go on whatever they are."""
         if self._recorder is not None:
             self._recorder.received(self._host.number, self._sender, data)
-        if self._relay.goes_at_once(self._sender):
-            self._outlet.write([data])
-            self._queue.extend(each for each in answer() if not isinstance(each, Send))
+        if not self._relay.goes_at_once(self._sender):
+            return False
+        self._outlet.write([data])
+        return True
+
+    def _answered(self, commands: list[Command], *, sent: bool) -> None:
+        """The engine has answered for what came, and maybe was sent already."""
+        if sent:
+            self._queue.extend(each for each in commands if not isinstance(each, Send))
         else:
-            self._queue.extend(answer())
+            self._queue.extend(commands)
 
     def _counted(self, count: int | None) -> int | None:
         """Note if that was all there was."""

@@ -61,11 +61,19 @@ class SideSocket:
 
     def peek(self, count: int) -> bytes | None:
         """Look at what came first, up to `count` bytes, and leave it there; empty at its end."""
-        return self._received(lambda: self._socket.recv(count, socket.MSG_PEEK))
+        return self.read(count, socket.MSG_PEEK)
 
-    def read(self, count: int) -> bytes | None:
+    def read(self, count: int, flags: int = 0) -> bytes | None:
         """What the peer sent next; empty at its FIN, its RST, and once this side is gone."""
-        return self._received(lambda: self._socket.recv(count))
+        if self.gone or self.reset_seen:
+            return NOTHING
+        try:
+            return self._socket.recv(count, flags)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self.reset_seen = True
+            return NOTHING
 
     def read_into(self, room: memoryview) -> int | None:
         """Read into `room`; 0 at the peer's FIN, its RST, and once this side is gone."""
@@ -78,17 +86,6 @@ class SideSocket:
         except OSError:
             self.reset_seen = True
             return 0
-
-    def _received(self, receive: Callable[[], bytes]) -> bytes | None:
-        if self.gone or self.reset_seen:
-            return NOTHING
-        try:
-            return receive()
-        except BlockingIOError:
-            return None
-        except OSError:
-            self.reset_seen = True
-            return NOTHING
 
     def write(self, data: bytes | memoryview) -> int:
         """Send what the socket takes now, and say how much that was.
