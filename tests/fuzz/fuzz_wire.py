@@ -55,11 +55,10 @@ def _channels() -> list[Callable[[], object]]:
         LearnedLayout,
         MainChannel,
         MultifdChannel,
-        OpaqueChannel,
         PreemptChannel,
         ReturnPath,
+        TlsChannel,
     )
-    from testbed.wire.identify import ChannelKind
 
     learned = LearnedLayout.of(parse(MainChannel(), [precopy()]))
     return [
@@ -71,7 +70,7 @@ def _channels() -> list[Callable[[], object]]:
         ReturnPath,
         MultifdChannel,
         PreemptChannel,
-        lambda: OpaqueChannel(ChannelKind.TLS),
+        TlsChannel,
     ]
 
 
@@ -318,6 +317,7 @@ def seeds() -> Iterator[bytes]:
     yield bytes([12, 0]) + pcap(packets)
     yield bytes([12, 0]) + pcapng(packets)
     yield bytes([11, 7]) + b"\x05\x02ab\x00\x01c"
+    yield bytes([8, 3]) + b"\x16\3\1\0\5hello" + b"\x17\3\3\1\0" + bytes(256)
     from wire_helpers import parse
 
     from testbed.wire import LearnedLayout, MainChannel
