@@ -38,7 +38,7 @@ from .plan import (
 )
 from .relay import Relay
 from .scene import Scene
-from .sentence import action_name
+from .sentence import action_name, action_words
 from .strikes import Strikes
 from .trigger import chances
 from .validate import validate_fault
@@ -313,8 +313,12 @@ class FaultEngine:
     ) -> tuple[list[Command], list[Command]]:
         """A fault strikes where no stream is: what is told of it, and what it does."""
         strikes = self._ledger.strike(fault)
-        action = action_name(fault.action)
-        facts: dict[str, object] = {"fault": fault.name, "action": action, "element": what}
+        facts: dict[str, object] = {
+            "fault": fault.name,
+            "action": action_name(fault.action),
+            "does": action_words(fault.action),
+            "element": what,
+        }
         if fault.times != 1:
             facts["strike"] = strikes
         returns = isinstance(fault.place, StatePlace) and (

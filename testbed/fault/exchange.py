@@ -74,6 +74,11 @@ class Exchange:
         """Nothing more belongs to the second one."""
         self.is_complete = self._at == 2
 
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Offsets at which the first one and the second one begin and end."""
+        for part in (self._parts[0], self._parts[2]):
+            yield part[0][0].offset, part[-1][0].end
+
     def exchanged(self) -> Iterator[Leaving]:
         """All that was held, in the other order."""
         first, between, second = self._parts

@@ -34,7 +34,7 @@ from testbed.wire.packet import MultifdInit
 from testbed.wire.piece import Piece
 
 from .carried import BETWEEN_BYTES
-from .command import Command, Send
+from .command import Command, Observed, Send
 from .hold import Hold, begins_device_phase, package_bytes
 from .ledger import DEVICE_BYTES_MAX
 from .outlet import Outlet
@@ -317,7 +317,13 @@ class Lane(Generic[Parser]):
         delta = sent_bytes - sum(element.size_bytes for element in inner)
         is_whole = [type(command) for command in first] == [Send] and not outlet.shut
         if delta and is_whole and b"".join(_sent(first)) == packaged.raw:
-            first = [Send(self.toward, Piece.of(packaged).add("payload", delta).raw)]
+            mended = Piece.of(packaged).add("payload", delta)
+            facts = {
+                "offset": packaged.offset,
+                "before": packaged.raw.hex(),
+                "after": mended.raw.hex(),
+            }
+            first = [Send(self.toward, mended.raw), Observed("package-resized", facts)]
         outlet.add(first)
         outlet.add(rest)
 

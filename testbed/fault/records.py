@@ -58,6 +58,15 @@ class Records:
         rest = enumerate(self.words[index:] if index else self.words, index)
         return [at for at, word in rest if word // size == page]
 
+    def between(self, start: int, stop: int) -> RunElement:
+        """Some of the records, which pass as they came."""
+        run = self.element
+        if stop - start == len(self):
+            return run
+        first = self.start(start)
+        length = self.start(stop) - first
+        return RunElement(run.offset + first, b"", run.value, (), run.section, length=length)
+
     def single(self, index: int, raw: bytes) -> Element:
         """A record as an element of its own; `raw` are its bytes."""
         head = self._head_bytes if not index else U64.size

@@ -26,13 +26,12 @@ from .outlet import Outlet
 from .place import Known, Miss
 from .plan import Channel, Delete, Duplicate, Fault, Swap
 from .records import Records
+from .removal import Removal
 from .scene import Scene
-from .sentence import action_name
+from .sentence import action_name, action_words
+from .shown import Shown
 from .trigger import Landmark, Lookout, Trigger
 from .watch import channel_words, direction_toward
-
-HEX_BYTES_MAX = 32
-"""Of what a fault changed, in the log."""
 
 
 class Strikes:
@@ -69,7 +68,7 @@ class Strikes:
         self._exchange: Exchange | None = None
         self._collectors: list[Collector] = []
         self._doubled: list[Fault] = []  # their sections are on their way
-        self._deleting: SectionHeader | None = None
+        self._removal: Removal | None = None
         self.prune()
 
     @property
@@ -81,7 +80,7 @@ class Strikes:
             or self._keepers
             or self._exchange
             or self._collectors
-            or self._deleting
+            or self._removal
         )
 
     @property
@@ -138,6 +137,7 @@ class Strikes:
             self._ledger.miss(fault, f"{why} in the section")
         self._doubled.clear()
         self._collectors.clear()
+        self._removed()
 
     def miss(self, faults: Sequence[Fault], why: str) -> None:
         """These faults cannot strike any more."""
@@ -160,7 +160,7 @@ class Strikes:
                 for each in self._paged:
                     each.passed_over(records, at, stop, self.known)
                 self._keep_passed(records)
-                self._leave(_slice(records, at, stop), ())
+                self._leave(records.between(at, stop), ())
             if stop < count:
                 single = self._single(records, stop)
                 self._leave(single, self._edits(single))
@@ -235,7 +235,7 @@ class Strikes:
 
     def _leave(self, element: Element, edits: Sequence[Edit]) -> None:
         exchange = self._exchange
-        if not (edits or exchange or self._collectors or self._deleting):  # nearly always
+        if not (edits or exchange or self._collectors or self._removal):  # nearly always
             self._outlet.pass_on(max(element.offset, self._outlet.ahead), element.end)
             return
         if exchange is not None and not exchange.takes(element):
@@ -260,8 +260,9 @@ class Strikes:
         assert exchange is not None
         leaving = exchange.as_it_came()
         if exchange.is_complete and exchange.second is not None:
-            leaving = exchange.exchanged()
-            self._strike(exchange.edit, exchange.first, new=exchange.second.raw)
+            leaving, kept = exchange.exchanged(), self._outlet.kept
+            first, second = (Shown.kept(kept, *each) for each in exchange.ranges())
+            self._tell(exchange.edit, exchange.first, first, second, exchange.second)
         else:
             at = self._describe(exchange.first)
             self._ledger.miss(exchange.edit.fault, f"at the {at}: {why}")
@@ -273,7 +274,7 @@ class Strikes:
         at = max(offset, outlet.ahead)
         if self._collectors:
             self._collectors = [each for each in self._collectors if not each.is_over(element)]
-        if self._deleting is not None and self._is_deleted(element):
+        if self._removal is not None and self._is_removed(self._removal, element):
             for edit in edits:
                 self._cannot(edit, element, "its section was taken out")
             self._collect(element)
@@ -313,7 +314,7 @@ class Strikes:
         self._strike(edit, element, new=edit.new)
         self._outlet.put(edit.new)
         if isinstance(action, Delete) and edit.of_section:
-            self._deleting = element.section
+            self._removal = Removal(edit.fault, element)
         for command in connection_commands(edit.fault, self._outlet.toward):
             self._outlet.do(command)
 
@@ -336,12 +337,20 @@ class Strikes:
             data = self._outlet.kept.take(element.offset, element.end)
         self._collectors = [each for each in self._collectors if not each.add(element, data)]
 
-    def _is_deleted(self, element: Element) -> bool:
-        """True if the element is inside a section that is being taken out."""
+    def _is_removed(self, removal: Removal, element: Element) -> bool:
+        """True if the element is inside the section that is being taken out."""
         inside = not isinstance(element.value, SectionHeader) and element.section is not None
+        if inside:
+            removal.add(element, self._outlet.kept)
         if not inside or isinstance(element.value, SectionFooter):
-            self._deleting = None
+            self._removed()
         return inside
+
+    def _removed(self) -> None:
+        """All of a section has been taken out, or no more of it comes."""
+        removal, self._removal = self._removal, None
+        if removal is not None:
+            self._outlet.say("section-removed", removal.facts())
 
     def _describe(self, element: Element) -> str:
         return describe(element, page_bytes=self.known.page_bytes)
@@ -350,32 +359,34 @@ class Strikes:
         self._ledger.miss(edit.fault, f"at the {self._describe(element)}: {why}")
 
     def _strike(self, edit: Edit, element: Element, *, new: bytes) -> None:
-        fault = edit.fault
         before = element.raw[edit.start : edit.end]
+        self._tell(edit, element, Shown.of(before), Shown.of(new))
+
+    def _tell(
+        self,
+        edit: Edit,
+        element: Element,
+        before: Shown,
+        after: Shown,
+        other: Element | None = None,
+    ) -> None:
+        """Tell what a fault changed; `other`: what the element has changed places with."""
+        fault = edit.fault
         facts: dict[str, object] = {
             "fault": fault.name,
             "action": action_name(fault.action),
+            "does": action_words(fault.action),
             "channel": channel_words(self.channel, self.number),
             "direction": direction_toward(self._outlet.toward),
             "offset": element.offset + edit.start,
             "element": self._describe(element),
             "certainty": element.certainty.value,
-            "before": before[:HEX_BYTES_MAX].hex(),
-            "before_bytes": len(before),
-            "after": new[:HEX_BYTES_MAX].hex(),
-            "after_bytes": len(new),
+            **before.facts("before"),
+            **after.facts("after"),
         }
+        if other is not None:
+            facts |= {"other_offset": other.offset, "other_element": self._describe(other)}
         strikes = self._ledger.strike(fault)
         if fault.times != 1:
             facts["strike"] = strikes
         self._outlet.say("fault-struck", facts)
-
-
-def _slice(records: Records, start: int, stop: int) -> RunElement:
-    """Some records of a run, which pass as they came."""
-    run = records.element
-    if stop - start == len(records):
-        return run
-    first = records.start(start)
-    length = records.start(stop) - first
-    return RunElement(run.offset + first, b"", run.value, (), run.section, length=length)

@@ -1,10 +1,12 @@
 """What actions on content make of a stream, at every kind of place."""
 
+from collections.abc import Iterable, Mapping
+
 import pytest
 from fault_helpers import DESTINATION, SOURCE, main, passed, run, struck, through
 from wire_helpers import PAGES, device, head, postcopy, precopy, ram_part, ram_start, steps
 
-from testbed.fault.command import Observed
+from testbed.fault.command import Command, Observed
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import (
     Action,
@@ -497,19 +499,45 @@ def test_every_match_is_struck_or_as_many_as_are_wanted(step: int) -> None:
         ] == list(range(1, len(numbers) + 1))
 
 
-def test_what_was_changed_is_told() -> None:
+@pytest.mark.parametrize("step", [1, len(STREAM)])
+def test_what_was_changed_is_told(step: int) -> None:
     engine = FaultEngine((fault(SectionPlace("timer"), Swap()),))
-    commands = run(main(engine), [STREAM])
-    (facts,) = [
-        each.facts
-        for each in commands
-        if isinstance(each, Observed) and each.kind == "fault-struck"
-    ]
-    assert facts["offset"] == STREAM.index(TIMER)
-    assert facts["before"] == TIMER[:19].hex()
-    assert facts["after"] == NET[:32].hex()
+    commands = run(main(engine), steps(STREAM, step))
+    (facts,) = told(commands, "fault-struck")
     assert facts["action"] == "swap"
+    assert (facts["offset"], facts["other_offset"]) == (STREAM.index(TIMER), STREAM.index(NET))
+    assert (facts["before"], facts["before_bytes"]) == (TIMER[:32].hex(), len(TIMER))
+    assert (facts["after"], facts["after_bytes"]) == (NET[:32].hex(), len(NET))
     assert struck(commands) == ["header of FULL timer, instance 0, section 0"]
+    assert facts["other_element"] == "header of FULL 0000:00:02.0/virtio-net, instance 0, section 7"
+
+
+@pytest.mark.parametrize("step", [1, len(STREAM)])
+@pytest.mark.parametrize("cut", [None, STREAM.index(TIMER) + 30])
+def test_how_much_of_a_section_was_taken_out_is_told(step: int, cut: int | None) -> None:
+    engine = FaultEngine((fault(SectionPlace("timer"), Delete()),))
+    commands = run(main(engine), steps(STREAM[:cut], step))
+    (facts,) = told(commands, "section-removed")
+    there = TIMER if cut is None else TIMER[:19]  # no more than the header is understood
+    assert facts == {
+        "fault": "it",
+        "offset": STREAM.index(TIMER),
+        "before": there[:32].hex(),
+        "before_bytes": len(there),
+    }
+
+
+def test_how_many_pages_were_taken_out_is_told() -> None:
+    engine = FaultEngine((fault(SectionPlace("ram", "part"), Delete()),))
+    commands = run(main(engine), [LONG])
+    (facts,) = told(commands, "section-removed")
+    part = ram_part(*RUN)
+    assert facts["before_bytes"] == len(part)
+    assert facts["before"] == part[:32].hex()
+
+
+def told(commands: Iterable[Command], kind: str) -> list[Mapping[str, object]]:
+    return [each.facts for each in commands if isinstance(each, Observed) and each.kind == kind]
 
 
 def test_what_lies_after_is_put_in_after_it() -> None:

@@ -339,7 +339,19 @@ def test_a_package_says_the_size_that_it_has(
     place: Place, action: Action, expected: bytes, step: int
 ) -> None:
     engine = FaultEngine((fault(place, action),))
-    assert through(engine, steps(PACKAGE, step)) == expected
+    commands = run(main(engine), steps(PACKAGE, step))
+    assert passed(commands) == expected
+    end = PACKAGED_AT + 9
+    resized = [
+        each.facts
+        for each in commands
+        if isinstance(each, Observed) and each.kind == "package-resized"
+    ]
+    command = PACKAGE[PACKAGED_AT:end].hex(), expected[PACKAGED_AT:end].hex()
+    if len(expected) == len(PACKAGE):  # nothing had to be mended
+        assert resized == []
+    else:
+        assert resized == [dict(offset=PACKAGED_AT, before=command[0], after=command[1])]
 
 
 @pytest.mark.parametrize("cut", [3, 40, 80])
@@ -685,6 +697,7 @@ def test_a_strike_is_told_with_its_bytes() -> None:
         {
             "fault": "it",
             "action": "set",
+            "does": "write 0x2 over it",
             "channel": "main",
             "direction": "forward",
             "offset": 4,
