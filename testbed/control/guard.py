@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
@@ -118,6 +119,19 @@ def no_browsers(hosts: Iterable[str] | None) -> _Middleware:
 async def unnamed(_request: web.Request, response: web.StreamResponse) -> None:
     """Say nothing of what the server is made with, which aiohttp would."""
     response.headers.pop("Server", None)
+
+
+def library_logger(log: Log) -> logging.Logger:
+    """For aiohttp: what it cannot make sense of is an event, and no traceback on a terminal."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = repr(record.exc_info[1]) if record.exc_info else None
+            log.write("control", "library-failed", what=record.getMessage(), error=error)
+
+    logger = logging.Logger(__name__, logging.WARNING)  # of no tree, so nobody else hears of it
+    logger.addHandler(Told())
+    return logger
 
 
 def _forbidden(words: str) -> web.Response:

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -22,7 +22,15 @@ from testbed.proxy.listener import remove_stale
 from .adopted import AdoptedProxied
 from .api import Api
 from .collection import Collection
-from .guard import BODY_BYTES_MAX, IDLE_S, Doorkeeper, answered, no_browsers, unnamed
+from .guard import (
+    BODY_BYTES_MAX,
+    IDLE_S,
+    Doorkeeper,
+    answered,
+    library_logger,
+    no_browsers,
+    unnamed,
+)
 from .own import Came
 
 SEED_MAX = 2**32
@@ -109,7 +117,8 @@ async def serve(
             raise failed.exceptions[0] from None
         finally:
             if isinstance(listens_at, UnixAddress):
-                os.unlink(listens_at.path)
+                with suppress(OSError):  # somebody has removed it
+                    os.unlink(listens_at.path)
 
 
 def _opens(
@@ -146,6 +155,7 @@ async def _answering(
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=library_logger(log),
         keepalive_timeout=IDLE_S,
         lingering_time=LINGER_S,
         shutdown_timeout=SHUTDOWN_S,

@@ -58,6 +58,13 @@ async def test_a_unix_socket_is_its_owners_and_has_any_host(tmp_path: Path) -> N
     assert not path.exists()
 
 
+async def test_a_socket_that_somebody_has_removed_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    async with served(f"unix:{path}"):
+        path.unlink()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", ":0"])
 async def test_where_others_can_reach_it_only_if_that_is_said(address: str) -> None:
     with pytest.raises(ControlError, match="other hosts can reach the control server there"):
@@ -146,6 +153,15 @@ async def test_what_is_no_request_is_answered_without_a_traceback(request_bytes:
         assert said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
         assert b"Traceback" not in said
         assert (await at.call("GET", "/version")).status == 200
+
+
+async def test_http_2_is_an_event_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    async with served() as at:
+        await raw(at, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\x12\4" + bytes(23))
+        (failed,) = at.log.find("library-failed")
+        assert "BadHttpMessage" in failed.facts["error"]
+        assert (await at.call("GET", "/version")).status == 200
+    assert capsys.readouterr().err == ""
 
 
 async def test_an_error_of_ours_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
