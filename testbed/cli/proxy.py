@@ -70,6 +70,10 @@ def proxy_command(
 
     if (nbd_listen is None) != (nbd_upstream is None) or (nbd_faults and not nbd_listen):
         usage("--nbd-listen and --nbd-upstream go together, and --nbd-faults with them")
+    if record_max is not None and record is None:
+        usage("--record-max says how much may be recorded: --record DIR")
+    if control_public and control is None:
+        usage("--control-public says who may reach the control server: --control ADDR")
     if unread and (faults or live or once):
         usage("--unread knows of connections only: no --faults, --live or --once with it")
     try:

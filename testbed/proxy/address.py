@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 PORT_MAX = 65535
@@ -110,6 +112,36 @@ def _number_family(host: str) -> int | None:
             continue
         return family
     return None
+
+
+def leads_to(place: Sockaddr, listening: Address) -> bool:
+    """True if who connects to that place comes to a socket that listens here.
+
+    Args:
+        place: as `resolve` says it.
+        listening: the address that the socket is bound to; `0.0.0.0` and `::` are all of ours.
+    """
+    if isinstance(place, str) or isinstance(listening, UnixAddress):
+        return (
+            isinstance(place, str)
+            and isinstance(listening, UnixAddress)
+            and os.path.realpath(place) == os.path.realpath(listening.path)
+        )
+    there, port = ip_address(place[0]), place[1]
+    here = ip_address(listening.host)
+    if port != listening.port or here.version == 4 < there.version:
+        return False
+    return _is_ours(place[0]) if here.is_unspecified else there == here
+
+
+def _is_ours(host: str) -> bool:
+    """True for an address of this machine, in numbers: others cannot be bound to."""
+    with socket.socket(_number_family(host) or socket.AF_INET6) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
 
 
 def of_socket(opened: socket.socket) -> Address:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.fault.plan import Chance, Fault, Latency, Slice
-from testbed.proxy.address import Address, AddressError, parse_address
+from testbed.proxy.address import Address, AddressError, TcpAddress, parse_address
 
 from .storage import of_storage, storage_problems
 
@@ -58,21 +58,24 @@ def read_way(option: str, listen: str, upstream: str, faults: FaultsFile | None)
     """
     return Way(
         read_address(f"--{option}listen", listen),
-        read_address(f"--{option}upstream", upstream),
+        read_address(f"--{option}upstream", upstream, connects=True),
         faults.faults if faults else (),
     )
 
 
-def read_address(option: str, text: str) -> Address:
-    """Read the address that an option has.
+def read_address(option: str, text: str, *, connects: bool = False) -> Address:
+    """Read the address that an option has; `connects`: it is to be connected to.
 
     Raises:
-        AskedError: it is none.
+        AskedError: it is none, or none that can be connected to.
     """
     try:
-        return parse_address(text)
+        address = parse_address(text)
     except AddressError as error:
         raise AskedError(f"{option}: {error}") from error
+    if connects and isinstance(address, TcpAddress) and not address.port:
+        raise AskedError(f"{option}: {text!r}: nobody listens on port 0")
+    return address
 
 
 def read_faults(path: Path | None, *, for_storage: bool = False) -> FaultsFile | None:

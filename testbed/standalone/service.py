@@ -20,7 +20,7 @@ from typing import Protocol
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import Address, resolve
+from testbed.proxy.address import Address, leads_to, resolve
 from testbed.proxy.listener import error_text
 from testbed.proxy.migrations import Began, Ended, Migration
 from testbed.proxy.recording import FolderRecorder, RecordingError
@@ -226,11 +226,12 @@ class Service:
         self, stack: AsyncExitStack, who: str, way: Way, engine: FaultEngine, log: Log
     ) -> Proxy:
         is_migration = who == PROXY
+        option = "--" if is_migration else "--nbd-"
         try:
-            await resolve(way.upstream)
+            places = await resolve(way.upstream)
         except OSError as error:
             why = error.strerror or str(error)
-            raise ServiceError(f"{way.upstream}: {why}") from error
+            raise ServiceError(f"{option}upstream: {way.upstream}: {why}") from error
         try:
             proxy = await stack.enter_async_context(
                 Proxy.start(
@@ -245,7 +246,14 @@ class Service:
             )
         except OSError as error:
             why = error_text(error)
-            raise ServiceError(f"{way.listen}: cannot be listened on: {why}") from error
+            raise ServiceError(
+                f"{option}listen: {way.listen}: cannot be listened on: {why}"
+            ) from error
+        if any(leads_to(place, proxy.address) for _, place in places):
+            raise AskedError(
+                f"{option}upstream: {way.upstream} is where the proxy itself listens "
+                f"({proxy.address}); say where the destination does"
+            )
         self._proxies.append(proxy)
         self._log.write(who, "listening", address=str(proxy.address), upstream=str(way.upstream))
         return proxy
@@ -259,10 +267,10 @@ class Service:
         try:
             control = await stack.enter_async_context(server)
         except ControlError as error:
-            raise AskedError(f"--control: {error}") from error
+            raise AskedError(f"--control: {error} (--control-public)") from error
         except OSError as error:
             why = error_text(error)
-            raise ServiceError(f"{address}: cannot be listened on: {why}") from error
+            raise ServiceError(f"--control: {address}: cannot be listened on: {why}") from error
         control.adopt(CONTROLLED, proxy, faults=settings.migration.faults)
 
     def _relabelled(self) -> Log:

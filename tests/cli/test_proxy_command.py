@@ -121,6 +121,9 @@ GOOD = ("--listen", f"{LOOPBACK}:0", "--upstream", f"{LOOPBACK}:1")
     [
         (("--listen", "here", "--upstream", ":1"), 2, "--listen: not an address: 'here'"),
         (("--listen", ":0", "--upstream", ":x"), 2, "--upstream: not an address: ':x'"),
+        (("--listen", ":0", "--upstream", ":0"), 2, "--upstream: ':0': nobody listens on port 0"),
+        ((*GOOD, "--record-max", "9"), 2, "--record-max says how much may be recorded: --record"),
+        ((*GOOD, "--control-public"), 2, "--control-public says who may reach the control server"),
         ((*GOOD, "--unread", "--live"), 2, "--unread knows of connections only"),
         ((*GOOD, "--nbd-listen", ":0"), 2, "--nbd-listen and --nbd-upstream go together"),
         ((*GOOD, "--nbd-listen", "x", "--nbd-upstream", ":1"), 2, "--nbd-listen: not an address"),

@@ -7,8 +7,10 @@ import pytest
 from testbed.proxy.address import (
     Address,
     AddressError,
+    Sockaddr,
     TcpAddress,
     UnixAddress,
+    leads_to,
     parse_address,
     resolve,
 )
@@ -71,3 +73,23 @@ async def test_an_empty_host_is_the_loopback_one_to_connect_to() -> None:
 async def test_what_names_no_host_is_an_oserror(host: str) -> None:
     with pytest.raises(OSError, match=r"not known|resolution|No address|cannot be a host name"):
         await resolve(TcpAddress(host, 7))
+
+
+@pytest.mark.parametrize(
+    ("place", "listening", "leads"),
+    [
+        (("127.0.0.1", 1), TcpAddress("127.0.0.1", 1), True),
+        (("127.0.0.1", 2), TcpAddress("127.0.0.1", 1), False),
+        (("127.0.0.2", 1), TcpAddress("127.0.0.1", 1), False),
+        (("127.0.0.2", 1), TcpAddress("0.0.0.0", 1), True),
+        (("127.0.0.2", 1), TcpAddress("::", 1), True),
+        (("::1", 1, 0, 0), TcpAddress("::", 1), True),
+        (("::1", 1, 0, 0), TcpAddress("0.0.0.0", 1), False),
+        (("192.0.2.1", 1), TcpAddress("0.0.0.0", 1), False),  # of no machine: RFC 5737
+        ("/tmp/../tmp/a", UnixAddress("/tmp/a"), True),
+        ("/tmp/b", UnixAddress("/tmp/a"), False),
+        ("/tmp/a", TcpAddress("127.0.0.1", 1), False),
+    ],
+)
+def test_what_leads_back_to_a_listener(place: Sockaddr, listening: Address, leads: bool) -> None:
+    assert leads_to(place, listening) is leads

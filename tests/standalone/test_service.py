@@ -378,7 +378,7 @@ async def test_proxies_that_the_api_makes_are_no_part_of_the_migration() -> None
 async def test_the_api_is_not_served_to_others_unless_that_is_said() -> None:
     anywhere = TcpAddress(LOOPBACK, 0)
     settings = Settings(Way(anywhere, TcpAddress(LOOPBACK, 1)), control=TcpAddress("", 0))
-    with pytest.raises(AskedError, match=r"^--control: "):
+    with pytest.raises(AskedError, match=r"^--control: .* \(--control-public\)$"):
         await Service(settings, Log()).run()
 
 
@@ -391,12 +391,23 @@ async def test_an_address_in_use_is_said() -> None:
         service = Service(Settings(Way(address, address)), Log())
         with pytest.raises(ServiceError) as error:
             await service.run()
-        said = f"{address}: cannot be listened on: EADDRINUSE Address already in use"
+        said = f"--listen: {address}: cannot be listened on: EADDRINUSE Address already in use"
         assert str(error.value) == said
 
 
 async def test_a_name_that_is_none_is_said() -> None:
     nowhere = TcpAddress("nosuch.invalid", 1)
     service = Service(Settings(Way(TcpAddress(LOOPBACK, 0), nowhere)), Log())
-    with pytest.raises(ServiceError, match=r"^nosuch.invalid:1: "):
+    with pytest.raises(ServiceError, match=r"^--upstream: nosuch.invalid:1: "):
         await service.run()
+
+
+@pytest.mark.parametrize(("listen", "upstream"), [("127.0.0.1", "localhost"), ("", "127.0.0.1")])
+async def test_a_proxy_that_would_go_on_to_itself_is_said(listen: str, upstream: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port = free.getsockname()[1]
+    way = Way(TcpAddress(listen, port), TcpAddress(upstream, port))
+    log = Log()
+    with pytest.raises(AskedError, match=r"^--upstream: .* is where the proxy itself listens"):
+        await Service(Settings(way), log).run()
+    assert log.first("listening") is None
