@@ -142,10 +142,15 @@ def replay_command(
         click.echo(str(error), err=True)
         sys.exit(EXIT_LACKS)
     except KeyboardInterrupt:
+        click.echo("interrupted: the replay is not judged, and what it started is gone", err=True)
         sys.exit(EXIT_INTERRUPTED)
     console.reacted(reaction, expect)
     if json is not None:
-        write_replayed(json, recording, reaction, expect)
+        try:
+            write_replayed(json, recording, reaction, expect)
+        except OSError as error:
+            click.echo(f"{json}: cannot be written: {error.strerror}", err=True)
+            sys.exit(EXIT_LACKS)
     sys.exit(EXIT_STATUS[outcome_of(reaction, expect)])
 
 
@@ -154,14 +159,14 @@ def _destination(
 ) -> Address | Command:
     from testbed.endpoint.program import DEFAULT_PROFILE
     from testbed.endpoint.program import model as model_program
-    from testbed.proxy.address import AddressError, parse_address
+    from testbed.standalone.asked import AskedError, read_address
     from testbed.standalone.replay import Command
 
     if to is not None:
         try:
-            return parse_address(to)
-        except AddressError as error:
-            usage(f"--to: {error}")
+            return read_address("--to", to, connects=True)
+        except AskedError as error:
+            usage(str(error))
     if qemu is not None:
         return Command(command_words("--qemu", qemu), arguments)
     program = model_program(profile or DEFAULT_PROFILE)

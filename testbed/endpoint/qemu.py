@@ -202,8 +202,7 @@ class Qemu(Endpoint):
             raise self._error(
                 f"{self._name} has no capability {', '.join(map(repr, lacking))}; "
                 f"it has: {', '.join(sorted(known))}",
-                advice="Take it out of the scenario, or name another endpoint with "
-                f"--{self.side} or --{self.side}-qemu.",
+                advice="Do without it, or take another QEMU.",
             )
         states = [
             {"capability": name, "state": state} for name, state in wanted.items() if name in known

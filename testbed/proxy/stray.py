@@ -24,9 +24,7 @@ FIRST = (
     "'Not a migration stream'; from 11.1 'unknown channel magic'"
 )
 LATER = "a destination that waits for another channel takes it for that one; others never read it"
-NOTHING_FIRST = (
-    "a waiting QEMU ends, or its main loop waits for the first four bytes; it was not bothered"
-)
+NOTHING_FIRST = "it was not passed on, for it would end a waiting QEMU, or block its main loop"
 
 
 def what_speaks(first: bytes) -> str:
@@ -34,4 +32,4 @@ def what_speaks(first: bytes) -> str:
     for start, what in STARTS:
         if first.startswith(start):
             return what
-    return f"{first.hex()}, which begins no channel" if first else "nothing"
+    return f"{first.hex()}, which begins no channel" if first else "it says nothing"

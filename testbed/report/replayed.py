@@ -134,7 +134,6 @@ def _details(reaction: Reaction) -> Iterator[str]:
     if pages.lacking:
         yield f"{pages.lacking} of the pages that it asked for were never recorded"
     yield from reaction.unfired
-    yield from reaction.notes
 
 
 def _stopped(carried: Carried) -> str:

@@ -44,7 +44,7 @@ def _duration(value: Any) -> Any:
 
 def _some_time(value: Any) -> Any:
     if not (seconds := _duration(value)):
-        raise ValueError(f"expected some time, got {shown(value)}")
+        raise ValueError(f"expected more than no time, got {shown(value)}")
     return seconds
 
 
@@ -58,7 +58,7 @@ def _size(value: Any) -> Any:
 
 def _some_size(value: Any) -> Any:
     if not (size_bytes := _size(value)):
-        raise ValueError(f"expected some bytes, got {shown(value)}")
+        raise ValueError(f"expected 1 byte or more, got {shown(value)}")
     return size_bytes
 
 
@@ -72,7 +72,9 @@ def _share(value: Any) -> Any:
         share = float(found[1]) / 100
         if 0 < share <= 1:
             return share
-    raise ValueError(f"expected a share such as 50%, at most 100%, got {shown(value)}")
+    raise ValueError(
+        f"expected a share such as 50%, more than 0% and at most 100%, got {shown(value)}"
+    )
 
 
 def hex_bytes(value: Any) -> bytes:

@@ -18,6 +18,7 @@ from testbed.fault.plan import Fault
 from testbed.log import Log, WaitExpired
 from testbed.proxy import Proxy
 from testbed.proxy.address import Address, TcpAddress, resolve
+from testbed.proxy.listener import error_text
 from testbed.tasks import beside
 from testbed.wire import ChannelKind
 
@@ -288,7 +289,7 @@ async def _connected(address: Address) -> socket.socket:
     try:
         places = await resolve(address)
     except OSError as error:
-        raise NobodyThere(f"{address}: {error.strerror}") from error
+        raise NobodyThere(f"{address}: {error.strerror or error}") from error
     for family, place in places:
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setblocking(False)
@@ -303,7 +304,8 @@ async def _connected(address: Address) -> socket.socket:
             raise
         else:
             return opened
-    raise NobodyThere(f"{address}: nobody takes the connection: {why.strerror or 'no answer'}")
+    said = error_text(why) if why.errno else "no answer"
+    raise NobodyThere(f"{address}: nobody takes the connection: {said}")
 
 
 def _innermost(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -28,6 +28,9 @@ CONNECTIONS_MAX = 256
 """Of one migration; a source opens three and as many as it has multifd channels."""
 
 
+NUMBERS_SHOWN = 8
+
+
 class ReplayError(Exception):
     """What was named cannot be replayed: a sentence for people."""
 
@@ -116,7 +119,7 @@ def replayable(path: str, migration: int | None = None) -> Iterator[Replayable]:
         notes: tuple[str, ...] = ()
         try:
             if path != "-" and Path(path).is_dir():
-                found = _recorded(Path(path), stack)
+                found, notes = _recorded(Path(path), stack)
             else:
                 source = stack.enter_context(open_source(path))
                 channels = enumerate(source.channels, 1)
@@ -129,10 +132,12 @@ def replayable(path: str, migration: int | None = None) -> Iterator[Replayable]:
         connections = _one_migration(path, found, migration)
         for connection in connections:
             _check(path, connection)
+        notes += tuple(filter(None, map(_strange, connections)))
         yield Replayable(path, tuple(_gated(connections)), notes)
 
 
-def _recorded(folder: Path, stack: ExitStack) -> list[ReplayConnection]:
+def _recorded(folder: Path, stack: ExitStack) -> tuple[list[ReplayConnection], tuple[str, ...]]:
+    """The connections of a recording, and what is to be known of it."""
     recording = Recording.open(folder)
     ends: dict[int, list[int]] = {number: [] for number in recording.connections}
     times: dict[int, list[float]] = {number: [] for number in recording.connections}
@@ -146,7 +151,25 @@ def _recorded(folder: Path, stack: ExitStack) -> list[ReplayConnection]:
         file = stack.enter_context(path.open("rb", buffering=0))
         arrivals = Arrivals(ends[number], times[number])
         found.append(_connection(number, file, size, each.opened_at_s, arrivals))
-    return found
+    open_at_end = [str(each.number) for each in recording.connections.values() if each.how is None]
+    return found, (_cut(open_at_end),) if open_at_end else ()
+
+
+def _cut(numbers: Sequence[str]) -> str:
+    """The proxy was killed, the disk was full, or the recording had a bound."""
+    shown, more = numbers[:NUMBERS_SHOWN], len(numbers) - NUMBERS_SHOWN
+    which = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    many = "connections" if len(numbers) > 1 else "connection"
+    verb = "were" if len(numbers) > 1 else "was"
+    return f"the recording stops while {many} {which} {verb} open: more may have passed"
+
+
+def _strange(connection: ReplayConnection) -> str | None:
+    """A stream whose beginning was damaged can be meant, and so can another file."""
+    if connection.kind is not None or not connection.size_bytes:
+        return None
+    first = connection.read(0, min(FIRST_BYTES, connection.size_bytes))
+    return f"connection {connection.number} begins with {first.hex(' ')}, as no channel does"
 
 
 def _spooled(channel: SourceChannel, number: int, stack: ExitStack) -> ReplayConnection:

@@ -1,6 +1,9 @@
 """`testbed replay` as a user has it: its arguments, its output, its exit status."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,7 @@ def test_what_is_refused_fails_unless_that_was_expected(faults: Path) -> None:
         ([], "say where it goes: one of --to ADDR, --qemu COMMAND, --model"),
         (["--to", ":1", "--model"], "say where it goes"),
         (["--to", "nowhere"], "--to: not an address: 'nowhere'"),
+        (["--to", ":0"], "--to: ':0': nobody listens on port 0"),
         (["--to", ":1", "--paused"], "are for a destination that is started"),
         (["--to", ":1", "--profile", "2.9"], "--profile is a model's"),
         (["--qemu", "'"], "--qemu: No closing quotation"),
@@ -81,7 +85,8 @@ def test_an_option_that_makes_no_sense_is_said(arguments: list[str], said: str) 
     [
         (["--qemu", "no-such-qemu"], "no-such-qemu is not there: No such file or directory"),
         (["--qemu", "false"], "destination: it ended with status 1 before it opened QMP"),
-        (["--to", "unix:/nosuch"], "unix:/nosuch: nobody takes the connection: No such file"),
+        (["--to", "unix:/nosuch"], "unix:/nosuch: nobody takes the connection: ENOENT No such"),
+        (["--to", ":1"], ":1: nobody takes the connection: ECONNREFUSED Connection refused"),
     ],
 )
 def test_a_destination_that_is_not_there_is_said(arguments: list[str], said: str) -> None:
@@ -95,3 +100,39 @@ def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
     done = replay(tmp_path, "--model")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == f"{tmp_path}: not a recording: no recording.jsonl in it\n"
+
+
+def test_what_begins_as_no_channel_is_noted_and_sent_as_it_is(tmp_path: Path) -> None:
+    (stream := tmp_path / "notes.txt").write_text("no stream at all")
+    done = replay(stream, "--model")
+    assert done.exit_code == 1
+    noted = "note: connection 1 begins with 6e 6f 20 73"
+    assert done.stdout.startswith(noted)
+    assert done.stdout.count("note: ") == 1
+    assert "stderr: Not a migration stream" in done.stdout
+
+
+def test_a_report_that_cannot_be_written_is_said_by_its_name() -> None:
+    done = replay(PRECOPY, "--model", "--json", "/dev/full", *DEVICES)
+    assert done.exit_code == 3
+    assert done.stderr == "/dev/full: cannot be written: No space left on device\n"
+
+
+def test_an_interrupted_replay_says_so(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults: [{at: {section: ram}, do: {stall: {for: 10m}}}]\n")
+    arguments = [PRECOPY, "--model", "--faults", faults, "--within", "600", *DEVICES]
+    with subprocess.Popen(
+        [sys.executable, "-m", "testbed", "replay", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any("fault_1 strikes" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (
+        130,
+        "interrupted: the replay is not judged, and what it started is gone\n",
+    )

@@ -46,7 +46,7 @@ async def test_one_that_ends_without_a_word_is_told_and_not_passed_on() -> None:
         source.finish()
         assert await source.receive() == b""
         stray = await rig.logged("stray-connection")
-        assert stray.facts["what"] == "nothing"
+        assert stray.facts["what"] == "it says nothing"
         assert stray.facts["meaning"] == NOTHING_FIRST
         assert rig.nothing_arrived()
 

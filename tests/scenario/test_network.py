@@ -119,7 +119,8 @@ WRONG: list[tuple[str, str]] = [
     ),
     (
         "announce: {drop: {share: 0.5}}",
-        "4:28: network.announce.drop.share: expected a share such as 50%, at most 100%, got 0.5",
+        "4:28: network.announce.drop.share: expected a share such as 50%, more than 0% and at most "
+        "100%, got 0.5",
     ),
     ("announce: {drop: [0]}", "4:21: network.announce.drop[0]: expected 1 or more, got 0"),
     (

@@ -36,6 +36,32 @@ def refusal(path, migration=None):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("open_at_end", "said"),
+    [
+        ([], ()),
+        ([1], ("the recording stops while connection 1 was open: more may have passed",)),
+        (
+            range(1, 11),
+            (
+                "the recording stops while connections 1, 2, 3, 4, 5, 6, 7, 8 and 2 more were "
+                "open: more may have passed",
+            ),
+        ),
+    ],
+)
+def test_a_recording_that_ended_too_early_is_noted(tmp_path, open_at_end, said) -> None:
+    recorder = FolderRecorder(tmp_path, on_stopped=pytest.fail)
+    for number in range(1, 12):
+        recorder.opened(number)
+        recorder.received(number, Side.SOURCE, HEADER if number == 1 else bytes(8))
+        if number not in open_at_end:
+            recorder.ended(number, "FIN")
+    recorder.close()
+    with replayable(str(tmp_path)) as found:
+        assert tuple(each for each in found.notes if "stops" in each) == said
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_raw_stream_is_one_connection(tmp_path, packed) -> None:
     path = PRECOPY if packed else tmp_path / "stream"
