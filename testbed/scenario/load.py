@@ -28,16 +28,23 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files = sorted(path.rglob("*.yaml"))
-            if not files:
-                raise whole_file(path, "a folder without a scenario (*.yaml) in it")
-            found += files
-        elif path.exists():
-            found.append(path)
-        else:
-            raise not_there(path)
+        try:
+            found += _files(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise not_there(path) from error
+        except OSError as error:  # a folder on the way may not be looked into
+            raise whole_file(path, f"cannot be read: {error.strerror}") from error
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.rglob("*.yaml"))
+        if not files:
+            raise whole_file(path, "a folder without a scenario (*.yaml) in it")
+        return files
+    path.stat()
+    return [path]
 
 
 def load(path: Path) -> Scenario:

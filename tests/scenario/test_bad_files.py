@@ -200,6 +200,15 @@ def test_a_file_that_is_not_there_is_looked_for_beside_it(tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScenarioError, match="a folder without a scenario"):
         find([tmp_path / "empty"])
+    with pytest.raises(ScenarioError, match="no such file"):
+        find([tmp_path / "postcopy_drop.yaml" / "below"])
+
+
+def test_a_path_that_cannot_be_looked_at_says_why(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path, why in (("x" * 300, "File name too long"), ("loop", "Too many levels of symbolic")):
+        with pytest.raises(ScenarioError, match=f":1:1: cannot be read: {why}"):
+            find([tmp_path / path])
 
 
 @pytest.mark.parametrize("path", find([LIBRARY]), ids=lambda path: path.stem)
