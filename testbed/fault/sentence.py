@@ -7,7 +7,7 @@ fault, or wants to know whether it says what was meant.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from . import plan
 from .plan import Side
@@ -74,8 +74,15 @@ def _how_often(fault: plan.Fault) -> Iterator[str]:
         yield f"{fault.times} times at most"
 
 
-def _conditions(conditions: Iterable[plan.Condition]) -> Iterator[str]:
-    once = [words for each in conditions for words in _has_happened(each)]
+def _conditions(conditions: Sequence[plan.Condition]) -> Iterator[str]:
+    struck = [each.fault for each in conditions if isinstance(each, plan.AfterFault)]
+    once = [f"{listed(struck)} {'have' if len(struck) > 1 else 'has'} struck"] if struck else []
+    once += [
+        happening(place)
+        for each in conditions
+        if isinstance(each, plan.Reached)
+        for place in each.places
+    ]
     if once:
         yield f"once {listed(once)}"
     for each in conditions:
@@ -86,15 +93,6 @@ def _conditions(conditions: Iterable[plan.Condition]) -> Iterator[str]:
                 yield f"while the guest {'runs' if running else 'stands still'} at the source"
             case plan.Chance(probability=probability):
                 yield f"with a chance of {probability * 100:.10g}%"
-
-
-def _has_happened(condition: plan.Condition) -> list[str]:
-    match condition:
-        case plan.AfterFault(fault=name):
-            return [f"{name} has struck"]
-        case plan.Reached(places=places):
-            return [happening(place) for place in places]
-    return []
 
 
 def happening(place: plan.Place, *, happened: bool = True) -> str:
@@ -244,7 +242,7 @@ def _on_content(action: plan.OnContent) -> str:
         case plan.SetField(value=int(value)):
             return f"write {value:#x} over it"
         case plan.SetField(value=bytes(value)):
-            return f"put {_bytes(value)} in its place"
+            return f"put {_bytes(value)}, in its place"
         case plan.FlipBits(mask=mask):
             return f"flip the bits {_hex(mask)} of it"
         case plan.Insert(data=data):

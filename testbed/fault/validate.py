@@ -47,6 +47,7 @@ from .plan import (
     StatePlace,
     Swap,
     Tarpit,
+    Vcpus,
 )
 from .sentence import action_name
 from .trigger import REPLACES
@@ -109,6 +110,10 @@ def _problems(fault: Fault) -> Iterator[str]:
     yield from _action_at(fault)
     yield from _values(fault)
     yield from _scope(fault)
+    if isinstance(fault.place, ConnectionPlace):
+        number = fault.place.number
+        if fault.connection not in (None, number):
+            yield f"connection {number} is never connection {fault.connection}: say it once"
 
 
 # Places
@@ -142,6 +147,8 @@ def _place(place: Place) -> Iterator[str]:
 
 
 def _section(place: SectionPlace) -> Iterator[str]:
+    if not place.idstr:
+        yield "no section has an empty idstr"
     if place.part == "section" and place.field is not None:
         yield f"say which `part` of the section the field {place.field!r} is in"
     elif place.part in SECTION_FIELDS:
@@ -227,6 +234,8 @@ def _condition(condition: Condition, fault: Fault) -> Iterator[str]:
                 yield "a fault cannot strike at a place before which it has to strike"
         case Chance(probability=probability) if not 0 < probability <= 1:
             yield f"a chance is more than 0 and at most 1, not {probability}"
+        case Vcpus(running=True) if getattr(fault.place, "phase", None) == "postcopy":
+            yield "in postcopy the guest never runs at the source: this can never hold"
 
 
 # Actions

@@ -105,6 +105,16 @@ SENTENCES: list[tuple[Fault, str]] = [
         "has come and the vmdesc has come: "
         "put in 20 bytes, 00 00 00 00 00 00 00 00 00 00 00 00 and so on.",
     ),
+    (
+        Fault(
+            CPU,
+            plan.Delete(),
+            "it",
+            conditions=tuple(map(plan.AfterFault, ("this", "that", "another"))),
+        ),
+        "At the field mark of the footer of the first FULL section of cpu, once this, that and "
+        "another have struck: take it out.",
+    ),
 ]
 
 
@@ -178,7 +188,7 @@ ACTIONS: list[tuple[plan.Action, str]] = [
         "send everything toward the source in segments of 1 byte, up to 3 more or less, 1 ms a",
     ),
     (plan.Restore(Side.SOURCE), "have rate and time toward the source as if no fault had touched "),
-    (plan.SetField(b"\0\xff"), "put 2 bytes, 00 ff in its place."),
+    (plan.SetField(b"\0\xff"), "put 2 bytes, 00 ff, in its place."),
     (plan.FlipBits(b"\x80"), "flip the bits 80 of it."),
     (plan.Insert(b"\0"), "put in 1 byte, 00."),
     (plan.Duplicate(), "send it twice."),

@@ -103,6 +103,7 @@ NONSENSE: list[tuple[Place, Action, str]] = [
     (SectionPlace("cpu", field="version_id"), Reset(), "say which `part`"),
     (SectionPlace("cpu", part="footer", field="type"), Reset(), "has no field 'type'"),
     (SectionPlace("ram", "part", part="header", field="idstr"), Reset(), "it has type, section_id"),
+    (SectionPlace(""), Reset(), "no section has an empty idstr"),
     (SectionPlace("cpu", occurrence=0), Reset(), "occurrences count from 1"),
     (ElementPlace("footer"), Reset(), "no element 'footer'; there are file-header"),
     (ElementPlace("opaque"), Reset(), "no element 'opaque'"),
@@ -195,6 +196,16 @@ MORE: list[tuple[dict[str, object], str | None]] = [
     ({"conditions": (Before(TIMER),)}, "before which it has to strike"),
     ({"conditions": (Chance(0),)}, "a chance is more than 0"),
     ({"conditions": (Chance(1.01),)}, "at most 1, not 1.01"),
+    ({"place": SECOND, "connection": 1}, "connection 2 is never connection 1"),
+    ({"place": SECOND, "connection": 2}, None),
+    (
+        {"place": PagePlace(nth=1, phase="postcopy"), "conditions": (Vcpus(running=True),)},
+        "in postcopy the guest never runs at the source",
+    ),
+    (
+        {"place": PagePlace(nth=1, phase="postcopy"), "conditions": (Vcpus(running=False),)},
+        None,
+    ),
     ({"conditions": (AfterFault("other"), Vcpus(running=True), Chance(1))}, None),
 ]
 
