@@ -20,6 +20,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -114,7 +115,13 @@ class FolderRecorder:
         except OSError as error:
             raise RecordingError(f"{folder}: cannot be recorded into: {error.strerror}") from error
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._guarded(self._line, {"format": FORMAT, "version": VERSION, "began": began})
+        try:
+            self._line({"format": FORMAT, "version": VERSION, "began": began})
+        except OSError as error:
+            os.close(self._index)
+            with suppress(OSError):  # who tries again finds no recording there
+                os.unlink(folder / INDEX)
+            raise RecordingError(f"{folder}: cannot be recorded into: {error.strerror}") from error
 
     def opened(self, number: int) -> None:
         """A connection came from the source."""
@@ -154,16 +161,18 @@ class FolderRecorder:
         self._files.clear()
 
     def _bytes(self, number: int, direction: Direction, data: bytes | memoryview) -> None:
-        if self._bytes_left is not None and len(data) > self._bytes_left:
-            raise OSError("it has as many bytes as it may have")
-        key = number, direction
-        offset = self._offsets.get(key, 0)
-        _write(self._file(key), data)
+        kept = data if self._bytes_left is None else memoryview(data)[: self._bytes_left]
+        if kept:
+            key = number, direction
+            offset = self._offsets.get(key, 0)
+            _write(self._file(key), kept)
+            self._offsets[key] = offset + len(kept)
+            facts = {"connection": number, "direction": direction}
+            self._event("bytes", {**facts, "offset": offset, "length": len(kept)})
         if self._bytes_left is not None:
-            self._bytes_left -= len(data)
-        self._offsets[key] = offset + len(data)
-        facts = {"connection": number, "direction": direction}
-        self._event("bytes", {**facts, "offset": offset, "length": len(data)})
+            self._bytes_left -= len(kept)
+        if len(kept) < len(data):
+            raise OSError("it has as many bytes as it may have")
 
     def _file(self, key: tuple[int, Direction]) -> int:
         if (file := self._files.get(key)) is not None:

@@ -132,7 +132,26 @@ def test_it_may_have_so_many_bytes(tmp_path: Path, told: list[str]) -> None:
     for _ in range(4):
         recorder.received(1, Side.SOURCE, b"four")
     assert told == [f"{tmp_path}: it has as many bytes as it may have"]
-    assert sum(len(each.data) for each in Recording.open(tmp_path).chunks()) == 8
+    assert [each.data for each in Recording.open(tmp_path).chunks()] == [b"four", b"four", b"fo"]
+
+
+def test_a_disk_that_is_full_already_is_said_before_anything_passes(tmp_path: Path) -> None:
+    """In a process of its own, which may write no byte into a file."""
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from testbed.proxy.recording import FolderRecorder, RecordingError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "try:\n"
+        "    FolderRecorder(Path(sys.argv[1]), print)\n"
+        "except RecordingError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{tmp_path}: cannot be recorded into: File too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_may_not_grow_leaves_what_can_be_read(tmp_path: Path) -> None:
