@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,7 @@ NAME_MAX = 32
 BAR = 24
 MESSAGES = ("PONG", "REQ_PAGES", "REQ_PAGES_ID", "RECV_BITMAP", "RESUME_ACK", "SHUT")
 COMMANDS = ("PING", "PACKAGED", "POSTCOPY_RUN", "POSTCOPY_RESUME", "SWITCHOVER_START")
+LEFT = ("", "memory block", "connection")
 BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -78,13 +81,13 @@ def _memory_line(figures: Figures, *, passes: bool) -> str:
 
 
 def _blocks(blocks: Mapping[str, BlockSeen], page_bytes: int) -> Table:
-    table = _table("memory block", "", "pages", "zero", "pass")
+    table = _table("memory block", "", "passed", "pages", "zero", "pass", give_way=2)
     order = sorted(blocks, key=lambda name: -(blocks[name].used_bytes or 0))
     for name in order[:BLOCKS_SHOWN]:
         seen = blocks[name]
         table.add_row(
-            printable(shortened(name, NAME_MAX)),
-            _bar(seen, page_bytes),
+            _line(printable(shortened(name, NAME_MAX))),
+            *_passed(seen, page_bytes),
             str(seen.pages),
             str(seen.zero_pages),
             str(seen.passes),
@@ -92,17 +95,30 @@ def _blocks(blocks: Mapping[str, BlockSeen], page_bytes: int) -> Table:
     if len(order) > BLOCKS_SHOWN:
         rest = [blocks[name] for name in order[BLOCKS_SHOWN:]]
         pages, zero = sum(each.pages for each in rest), sum(each.zero_pages for each in rest)
-        table.add_row(f"{len(rest)} more", "", str(pages), str(zero), "")
+        table.add_row(f"{len(rest)} more", "", "", str(pages), str(zero), "")
     return table
 
 
-def _bar(seen: BlockSeen, page_bytes: int) -> str:
+def _passed(seen: BlockSeen, page_bytes: int) -> tuple[RenderableType, str]:
     """How much of the block has passed, pages sent again included: full, and stays so."""
     if not seen.used_bytes:
-        return ""
+        return "", ""
     total = max(1, seen.used_bytes // page_bytes)
     share = min(1.0, seen.pages / total)
-    return f"{'#' * round(share * BAR):<{BAR}} {share:4.0%} of {size(seen.used_bytes)}"
+    return _Bar(share), f"{share:.0%} of {size(seen.used_bytes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """As long as there is room for: a bar that is cut off would say something else."""
+
+    share: float
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("#" * round(self.share * min(options.max_width, BAR)))
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(options.max_width, BAR))
 
 
 def _channels(picture: Picture) -> Table:
@@ -121,11 +137,15 @@ def _channels(picture: Picture) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str, give_way: int = 0) -> Table:
+    """A table whose first columns are narrower on a narrow terminal: numbers are not cut off."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in headings:
-        is_text = heading in ("", "memory block", "connection")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    for number, heading in enumerate(headings):
+        table.add_column(
+            _line(heading),
+            justify="left" if heading in LEFT else "right",
+            no_wrap=number >= give_way,  # what could wrap is what Rich makes narrower
+        )
     return table
 
 

@@ -73,9 +73,9 @@ def test_a_precopy_in_its_first_pass() -> None:
     assert scene.text() == [
         "migration 1: memory, guest running  PART ram",
         "40.0 MB, 30.0 MB/s  pass 1  9064 page records for 16448 pages  1 s left of this pass",
-        "memory block                                            pages  zero  pass",
+        "memory block                                    passed  pages  zero  pass",
         "pc.ram        #############             55% of 67.1 MB   9000  1500     1",
-        "pc.bios       ######################## 100% of 262 kB      64     0     1",
+        "pc.bios       ########################  100% of 262 kB     64     0     1",
         "connection        to destination  a second  to source  a second",
         "1           main         40.0 MB   30.0 MB       12 B      12 B",
         "fault        cut_it: armed",
@@ -203,6 +203,20 @@ def test_a_narrow_terminal_cuts_lines_off() -> None:
     scene.main(1)
     scene.sample(1.0, (1, 1, 1), blocks=ram(18000, passes=3), phase="iterate")
     assert len(scene.text(width=30)) == len(scene.text())
+
+
+def test_on_an_ordinary_terminal_no_number_is_cut_off() -> None:
+    scene = Scene()
+    scene.main(1)
+    blocks = ram(8192, 300) | {"0000:00:02.0/vga.vram": BlockSeen(16 * MIB, 4096, 4080, 1)}
+    scene.sample(1.0, (1, 1, 1), blocks=blocks, phase="iterate")
+    for width in (80, 60):
+        lines = scene.text(width)
+        assert lines[3].startswith("pc.ram ")
+        assert lines[3].endswith("  50% of 67.1 MB   8192   300     1")
+        half, whole = lines[3].count("#"), lines[4].count("#")
+        assert whole >= 8
+        assert half == round(whole / 2)
 
 
 SIZES = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_400: "99.4 kB", 99_600: "100 kB"}
