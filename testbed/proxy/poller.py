@@ -17,6 +17,8 @@ AT_ONCE_MAX = 64
 """Events that are taken from the kernel at once."""
 ROUNDS_MAX = 4
 """Of asking it, before the event loop and all else in it have their turn."""
+ROUNDS_S = 0.001
+"""After so long they have it anyway: what QMP reports may be what a fault waits for."""
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 BROKEN = select.EPOLLHUP | select.EPOLLERR
@@ -63,11 +65,12 @@ class Poller:
 
     def _poll(self) -> None:
         """Tell what has changed, and what has meanwhile: a round of the event loop is dearer."""
+        until_s = self.loop.time() + ROUNDS_S
         for _ in range(ROUNDS_MAX):
             found = self._epoll.poll(0, AT_ONCE_MAX)
             for fd, events in found:
                 # One that was told first may have closed the next one.
                 if (changed := self._watched.get(fd)) is not None:
                     changed(events)
-            if not found:
+            if not found or self.loop.time() > until_s:
                 return
