@@ -1,11 +1,14 @@
 """What leaves the engine is the wire library's own edit of the recorded stream, however it came.
 
 Every recording of every channel, and in each of them elements of every kind: many faults in one
-run, each with an action of its own, against the same edits of the parsed stream.
+run, each with an action of its own, against the same edits of the parsed stream. ALL_ELEMENTS=1 in
+the environment has every element of them, and every action that fits there.
 """
 
+import os
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import pytest
@@ -61,6 +64,14 @@ EACH_KIND = 6
 """Faults in elements of one kind, in one run."""
 LONG_BYTES = 1 << 20
 """A longer recording is edited once, a shorter one some times."""
+ALL = os.environ.get("ALL_ELEMENTS") == "1"
+AT_ONCE = 128
+"""Faults in one run, where every element has its turn."""
+FIELDS = 6
+"""Fields of one element that have their turn; a device section has hundreds."""
+APART = 3
+"""Elements from one that is edited to the next: an exchange takes two."""
+POINTS = list(Point)
 PARTS = {SectionHeader: "header", SectionFooter: "footer", Payload: "payload"}
 
 
@@ -89,9 +100,17 @@ def is_packaged(value: Value | None) -> bool:
 
 
 class Edits:
-    """Faults in a recorded stream, and the same edits of it by the wire library."""
+    """Faults in a recorded stream, and the same edits of it by the wire library.
 
-    def __init__(self, name: str, seed: int) -> None:
+    Args:
+        name: of the recording.
+        seed: of all that is left to chance.
+        turns: which elements have their turn, and which of their choices it is; None: by chance.
+    """
+
+    def __init__(
+        self, name: str, seed: int, turns: Iterable[tuple[int, int]] | None = None
+    ) -> None:
         self.rng = random.Random(seed)
         self.elements, layout = parsed(name)
         self.channel = carried(name)[1]
@@ -113,9 +132,10 @@ class Edits:
             if isinstance(element.value, SectionHeader) and element.value.type is SectionType.END
         ]
         self.live_end = max(ends, default=0)
+        wanted = dict.fromkeys(self.chosen()) if turns is None else dict(turns)
         # From the end on, so that indexes of what is before stay.
-        for index in sorted(self.chosen(), reverse=True):
-            self.strike(index)
+        for index in sorted(wanted, reverse=True):
+            self.strike(index, wanted[index])
 
     def expected(self) -> bytes:
         """The edited stream; PACKAGED says how long its package is now."""
@@ -140,21 +160,42 @@ class Edits:
                     chosen.add(index)
         return chosen
 
-    def strike(self, index: int) -> None:
+    def strike(self, index: int, turn: int | None) -> None:
         """A fault in that element, and its edit."""
-        piece, point = self.stream[index], self.rng.choice(list(Point))
-        spans = {span.name: span for span in reversed(piece.spans) if span.size_bytes}
-        if index < self.live_end and isinstance(piece.value, Payload):
-            spans.clear()  # the vmdesc comes long after an early device section has gone on
-        field = self.rng.choice([None, *sorted(spans)])
-        size = len(piece.raw) if field is None else spans[field].size_bytes
-        action = self.action(index, size, whole=field is None)
+        if turn is None:
+            field = self.rng.choice([None, *self.sizes(index)])
+            action, point = self.rng.choice(self.actions(index, field)), self.rng.choice(POINTS)
+        else:
+            field, action, point = self.choices(index)[turn]
         if isinstance(action, Insert | Replay):
             field = None
         else:
             point = Point.BEFORE
         self.faults.append(Fault(self.place(index, field), action, str(index), point))
         self.edit(index, action, field, after=point is Point.AFTER)
+
+    def choices(self, index: int) -> list[tuple[str | None, Action, Point]]:
+        """Everything that can be done to an element: to all of it, and to its fields."""
+        whole = self.actions(index, None)
+        fields = list(self.sizes(index))
+        between = [each for each in whole if isinstance(each, Insert | Replay)]
+        return [
+            *((None, each, Point.BEFORE) for each in whole),
+            *((None, each, Point.AFTER) for each in between),
+            *(
+                (field, each, Point.BEFORE)
+                for field in random.Random(index).sample(fields, min(FIELDS, len(fields)))
+                for each in self.actions(index, field)
+                if not isinstance(each, Insert | Replay)
+            ),
+        ]
+
+    def sizes(self, index: int) -> dict[str, int]:
+        """The fields of an element, and how many bytes each has."""
+        if index < self.live_end and isinstance(self.elements[index].value, Payload):
+            return {}  # the vmdesc comes long after an early device section has gone on
+        spans = self.stream[index].spans
+        return {span.name: span.size_bytes for span in reversed(spans) if span.size_bytes}
 
     def edit(self, index: int, action: Action, field: str | None, *, after: bool) -> None:
         """The same with the wire library."""
@@ -184,9 +225,10 @@ class Edits:
             case Swap():
                 stream.swap(index)
 
-    def action(self, index: int, size: int, *, whole: bool) -> Action:
-        """One that fits there."""
+    def actions(self, index: int, field: str | None) -> list[Action]:
+        """Those that fit there."""
         rng, elements = self.rng, self.elements
+        size = len(self.stream[index].raw) if field is None else self.sizes(index)[field]
         actions: list[Action] = [
             FlipBits(b"\x01" + rng.randbytes(rng.randrange(min(size, 40)))),
             Insert(rng.randbytes(rng.randint(1, 300))),
@@ -195,15 +237,13 @@ class Edits:
         if index:
             earlier = self.kinds[rng.randrange(index)]
             actions.append(Replay(ElementPlace(earlier, channel=self.channel)))
-        if not whole:
-            return rng.choice(
-                [*actions, SetField(rng.randrange(256**size)), SetField(rng.randbytes(9))]
-            )
+        if field is not None:
+            return [*actions, SetField(rng.randrange(256**size)), SetField(rng.randbytes(9))]
         actions.append(Duplicate())
         if self.kinds[index : index + 2] == [self.kinds[index]] * 2:
             if elements[index].in_package == elements[index + 1].in_package:
-                actions += [Swap()] * 2
-        return rng.choice(actions)
+                actions.append(Swap())
+        return actions
 
     def place(self, index: int, field: str | None) -> StreamPlace:
         """One of the ways to name the element."""
@@ -225,10 +265,29 @@ class Edits:
         return self.rng.choice(places)
 
 
+def all_edits(name: str) -> Iterator[Edits]:
+    """Each choice of each element has its turn, many elements at once."""
+    edits = Edits(name, 0, ())
+    counts = [
+        0 if kind == "opaque" or is_packaged(element.value) else len(edits.choices(index))
+        for index, (kind, element) in enumerate(zip(edits.kinds, edits.elements, strict=True))
+    ]
+    for turn in range(max(counts)):
+        for first in range(APART):
+            these = [at for at in range(first, len(counts), APART) if counts[at] > turn]
+            for start in range(0, len(these), AT_ONCE):
+                part = these[start : start + AT_ONCE]
+                yield Edits(name, turn, [(index, turn) for index in part])
+
+
+def some_edits(name: str) -> Iterator[Edits]:
+    for seed in range(1 if len(recorded(name)) > LONG_BYTES else 4):
+        yield Edits(name, seed)
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_what_leaves_is_the_edit_of_the_whole_stream(name: str) -> None:
-    for seed in range(1 if len(recorded(name)) > LONG_BYTES else 4):
-        edits = Edits(name, seed)
+    for seed, edits in enumerate(all_edits(name) if ALL else some_edits(name)):
         engine = FaultEngine(tuple(edits.faults))
         relay = engine.connection(1, carried(name)[0])
         back = ".ret" in name
