@@ -11,7 +11,7 @@ import click
 from .shared import EXIT_FAILED, PATH, usage
 
 
-@click.command("decode")
+@click.command("decode", short_help="Decode recorded streams: files, pipes, captures.")
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option(
@@ -24,7 +24,12 @@ from .shared import EXIT_FAILED, PATH, usage
 @click.option("--diff", is_flag=True, help="Compare two streams by section and field.")
 @click.option("--ram-out", type=PATH, metavar="DIR", help="Put memory blocks together here.")
 @click.option("--return-path", metavar="FILE", help="A recording of the return path, too.")
-@click.option("--layout", type=PATH, help="What dump-layout wrote, for streams without vmdesc.")
+@click.option(
+    "--layout",
+    type=PATH,
+    metavar="FILE",
+    help="What dump-layout wrote, for streams without vmdesc.",
+)
 @click.option(
     "--channel",
     type=click.Choice(["main", "recovery", "multifd", "preempt", "return-path", "tls"]),
@@ -69,7 +74,9 @@ def decode_command(
     sys.exit(0 if whole else EXIT_FAILED)
 
 
-@click.command("dump-layout")
+@click.command(
+    "dump-layout", short_help="Write down where device sections end, for postcopy streams."
+)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def dump_layout_command(files: tuple[str, ...]) -> None:
     """Write down the layout of the device sections of recorded streams, as JSON.

@@ -9,8 +9,10 @@ import click
 from .shared import EXIT_LACKS, QEMU, command_words
 
 
-@click.command("doctor")
-@click.option("--qemu", multiple=True, help="A binary or command that must be a QEMU.")
+@click.command("doctor", short_help="Say what this machine offers, and what is missing.")
+@click.option(
+    "--qemu", multiple=True, metavar="COMMAND", help="A binary or command that must be a QEMU."
+)
 def doctor_command(qemu: tuple[str, ...]) -> None:
     """Say what this machine offers: kernel features, permissions, QEMUs, and what is missing.
 

@@ -9,7 +9,7 @@ import click
 from .shared import PATH, loaded_or_faults
 
 
-@click.command("explain")
+@click.command("explain", short_help="Say in plain words what scenarios will do.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 def explain_command(files: tuple[Path, ...]) -> None:
     """Say in plain words what scenarios will do, and run nothing.

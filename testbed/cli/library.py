@@ -11,7 +11,7 @@ from .shared import PATH, loaded, loaded_or_faults
 LIBRARY = Path(__file__).parents[2] / "scenarios"
 
 
-@click.command("list")
+@click.command("list", short_help="List scenarios, and what each is about.")
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE...]")
 def list_command(files: tuple[Path, ...]) -> None:
     """List scenarios, the library's if none are named: mode, expected verdict, what about."""
@@ -20,7 +20,7 @@ def list_command(files: tuple[Path, ...]) -> None:
     Console().listing(loaded(files or (LIBRARY,)))
 
 
-@click.command("check")
+@click.command("check", short_help="Check scenarios and files of faults, and run nothing.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 def check_command(files: tuple[Path, ...]) -> None:
     """Check scenario files and files of faults alone, and run nothing."""

@@ -9,6 +9,7 @@ import click
 
 @click.command(
     "model",
+    short_help="Run the model of a QEMU, with QEMU's own arguments.",
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )

@@ -32,7 +32,7 @@ EXIT_STATUS = {"passed": 0, "FAILED": EXIT_FAILED, "unknown": EXIT_UNKNOWN}
 VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "crashed"])
 
 
-@click.command("replay")
+@click.command("replay", short_help="Send a recorded migration to a destination, and judge it.")
 @click.argument("recording", metavar="RECORDING")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
 @click.option("--to", metavar="ADDR", help="A destination that waits at HOST:PORT or unix:PATH.")

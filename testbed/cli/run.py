@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KIND = click.Choice(["model", "qemu"])
 
 
-@click.command("run")
+@click.command("run", short_help="Run scenarios.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 @click.option("--endpoint", type=KIND, help="What both sides are: the model of QEMU, or QEMU.")
 @click.option("--source", type=KIND, help="What the source is.  [default: model]")
@@ -58,9 +58,11 @@ KIND = click.Choice(["model", "qemu"])
     show_default=True,
     help="Of QEMU: KVM where it works, else TCG; or one of them. A model has TCG's devices.",
 )
-@click.option("--junit", type=PATH, help="Write a JUnit report here.")
-@click.option("--json", type=PATH, help="Write a JSON report here.")
-@click.option("--out", type=PATH, help="Keep each run's log, pcap and stderr in this folder.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report here.")
+@click.option("--json", type=PATH, metavar="FILE", help="Write a JSON report here.")
+@click.option(
+    "--out", type=PATH, metavar="DIR", help="Keep each run's log, pcap and stderr in this folder."
+)
 @click.option("--keep", is_flag=True, help="Leave the run up, and say how to enter it.")
 @click.option(
     "--toxiproxy",

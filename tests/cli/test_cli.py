@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,28 @@ def test_no_color_is_respected_on_a_terminal() -> None:
     written = on_a_terminal(*arguments, NO_COLOR="1")
     assert "lacking" in written
     assert "\x1b[33m" not in written
+
+
+def test_the_commands_fit_on_a_line_each() -> None:
+    done = command("--help")
+    listed = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == 10
+    assert not [line for line in listed if line.endswith("...") or not line.endswith(".")]
+
+
+def test_ctrl_c_before_anything_has_begun_is_no_traceback() -> None:
+    """As early as a user can: the module that takes longest to load has hardly begun."""
+    script = (
+        "import os, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from testbed.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "list"], capture_output=True, text=True, timeout=WITHIN_S
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from testbed.cli import app
+from testbed.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 PRECOPY = ROOT / "tests" / "data" / "qemu7.2-precopy.c0.fwd.bin.xz"
