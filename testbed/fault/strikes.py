@@ -107,6 +107,8 @@ class Strikes:
 
     def prune(self) -> None:
         """Forget what is done, here or on another connection."""
+        if not (self._triggers or self._landmarks or self._keepers or self._paged):
+            return  # asked for each read
         draws = self._scene.draws
         self._landmarks = [each for each in self._landmarks if not each.is_done]
         self._triggers = [each for each in self._triggers if not each.is_done]
