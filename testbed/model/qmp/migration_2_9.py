@@ -6,14 +6,12 @@ Source: `migration/migration.c`, `qapi-schema.json`, early 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .commands import Commands
 from .error import CommandError
+from .migrations import Migrations, set_parameters
 from .schema import INT
-
-if TYPE_CHECKING:  # it adds these, too
-    from .migration import MigrationCommands
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +25,13 @@ class _Number:
         return value
 
 
-def add_migration_2_9(commands: Commands, acts: MigrationCommands) -> None:
+def add_migration_2_9(commands: Commands, migrations: Migrations) -> None:
     """Add `migrate_set_speed`, `migrate_set_downtime` and those of the cache of XBZRLE."""
-    settings = acts.migrations.settings
+    settings = migrations.settings
 
     def set_speed(arguments: dict[str, Any]) -> None:
         # Below zero it is none, as it was before there was a parameter.
-        acts.set_parameters({"max-bandwidth": max(0, arguments["value"])})
+        set_parameters(migrations, {"max-bandwidth": max(0, arguments["value"])})
 
     def set_downtime(arguments: dict[str, Any]) -> None:
         seconds: float = arguments["value"]
@@ -41,17 +39,17 @@ def add_migration_2_9(commands: Commands, acts: MigrationCommands) -> None:
             raise CommandError(
                 "Parameter 'downtime_limit' expects an integer in the range of 0 to 2000 seconds"
             )
-        acts.set_parameters({"downtime-limit": int(seconds * 1000)})
+        set_parameters(migrations, {"downtime-limit": int(seconds * 1000)})
 
     def set_cache_size(arguments: dict[str, Any]) -> None:
         size: int = arguments["value"]
-        if size < 0 or size > acts.migrations.info().ram.total_bytes:
+        if size < 0 or size > migrations.info().ram.total_bytes:
             why = "exceeding address space" if size < 0 else "exceeds guest ram size "
             raise CommandError(f"Parameter 'cache size' expects {why}")
         if size < settings.target_page_bytes:
             raise CommandError("Parameter 'cache size' expects is smaller than page size")
         settings.xbzrle_cache_bytes_2_9 = 1 << size.bit_length() - 1
-        acts.migrations.parameters_changed(frozenset(("xbzrle-cache-size",)))
+        migrations.parameters_changed(frozenset(("xbzrle-cache-size",)))
 
     commands.add("migrate_set_downtime", set_downtime, {"value": _Number()})
     commands.add("migrate_set_speed", set_speed, {"value": INT})
