@@ -25,8 +25,8 @@ from .shared import (
 
 if TYPE_CHECKING:
     from testbed.proxy.address import Address
+    from testbed.replay.replay import Command
     from testbed.scenario.faults_file import FaultsFile
-    from testbed.standalone.replay import Command
 
 EXIT_STATUS = {"passed": 0, "FAILED": EXIT_FAILED, "unknown": EXIT_UNKNOWN}
 VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "crashed"])
@@ -103,9 +103,9 @@ def replay_command(
     """
     from testbed.endpoint.base import EndpointError
     from testbed.log import Log
+    from testbed.replay.recording import ReplayError, replayable
+    from testbed.replay.replay import NobodyThere, ReplayPlan, replay
     from testbed.report.replayed import ReplayConsole, outcome_of, write_replayed
-    from testbed.standalone.replay import NobodyThere, ReplayPlan, replay
-    from testbed.standalone.replay_recording import ReplayError, replayable
 
     if [to is not None, qemu is not None, model].count(True) != 1:
         usage("say where it goes: one of --to ADDR, --qemu COMMAND, --model")
@@ -159,8 +159,8 @@ def _destination(
 ) -> Address | Command:
     from testbed.endpoint.program import DEFAULT_PROFILE
     from testbed.endpoint.program import model as model_program
+    from testbed.replay.replay import Command
     from testbed.standalone.asked import AskedError, read_address
-    from testbed.standalone.replay import Command
 
     if to is not None:
         try:

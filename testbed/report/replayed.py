@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from testbed.log import Event
-from testbed.standalone.replay_recording import Replayable
-from testbed.standalone.replay_verdict import Carried, Reaction, Verdict
+from testbed.replay.recording import Replayable
+from testbed.replay.verdict import Carried, Reaction, Verdict
 
 from .console import Console
 from .story import TELLERS

@@ -1,1 +1,1 @@
-"""Commands that need no scenario and no namespaces: what they do, without what they print."""
+"""The proxy by itself, without a scenario and namespaces: what it does, without what it prints."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from testbed.log import Log
+from testbed.replay.recording import Replayable
+from testbed.replay.verdict import Carried, Pages, Process, Reaction
 from testbed.report.replayed import LINES_MAX, ReplayConsole
-from testbed.standalone.replay_recording import Replayable
-from testbed.standalone.replay_verdict import Carried, Pages, Process, Reaction
 
 ALL = Carried(1, "main", 100, 100, 100, sent_all=True, ended="FIN", shut=None)
 CUT = Carried(2, "multifd", 100, 60, 50, False, "RST", None, place="init packet")

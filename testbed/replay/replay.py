@@ -22,11 +22,11 @@ from testbed.proxy.listener import error_text
 from testbed.tasks import beside
 from testbed.wire import ChannelKind
 
-from .replay_destination import LOOPBACK, Destination, Waiting, started
-from .replay_recording import Replayable, ReplayConnection
-from .replay_source import Sender, Source
-from .replay_survey import Survey, machine_arguments, place_of, survey
-from .replay_verdict import Carried, Pages, Reaction
+from .destination import LOOPBACK, Destination, Waiting, started
+from .recording import Replayable, ReplayConnection
+from .source import Sender, Source
+from .survey import Survey, machine_arguments, place_of, survey
+from .verdict import Carried, Pages, Reaction
 
 CONNECT_WITHIN_S = 10.0
 

@@ -19,9 +19,9 @@ from testbed.log import Log
 from testbed.wire import ChannelKind, ReturnPath
 from testbed.wire.element import Message, MessageType, Opaque
 
-from .replay_order import Order
-from .replay_recording import Replayable, ReplayConnection, began_at_s
-from .replay_survey import Survey
+from .order import Order
+from .recording import Replayable, ReplayConnection, began_at_s
+from .survey import Survey
 
 READ_BYTES = 1 << 16
 GATE_PATIENCE_S = 1.0

@@ -27,8 +27,8 @@ from testbed.fault.plan import (
 from testbed.log import Log
 from testbed.proxy.address import TcpAddress, UnixAddress
 from testbed.proxy.recording import FolderRecorder
-from testbed.standalone.replay import Command, NobodyThere, ReplayPlan, replay
-from testbed.standalone.replay_recording import replayable
+from testbed.replay.recording import replayable
+from testbed.replay.replay import Command, NobodyThere, ReplayPlan, replay
 from testbed.wire import encode
 from testbed.wire.build import discard
 

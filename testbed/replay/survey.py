@@ -32,7 +32,7 @@ from testbed.wire.preempt import PreemptChannel
 from testbed.wire.runs import offsets_bytes
 from testbed.wire.structs import U64
 
-from .replay_recording import Replayable, ReplayConnection
+from .recording import Replayable, ReplayConnection
 
 URGENT_PAGES_MAX = 1 << 18
 """Of preempt channels, that are remembered: 1 GiB of guest memory."""

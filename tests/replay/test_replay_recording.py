@@ -9,9 +9,9 @@ from replay_helpers import PRECOPY, recorded, recording
 
 from testbed.fault.plan import Side
 from testbed.proxy.recording import FolderRecorder
-from testbed.standalone.replay import needs
-from testbed.standalone.replay_recording import Arrivals, ReplayError, replayable
-from testbed.standalone.replay_survey import machine_arguments, place_of, survey
+from testbed.replay.recording import Arrivals, ReplayError, replayable
+from testbed.replay.replay import needs
+from testbed.replay.survey import machine_arguments, place_of, survey
 from testbed.wire import ChannelKind, encode
 from testbed.wire.build import page
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from replay_helpers import recorded, recording
 
-from testbed.standalone.replay_order import Order
-from testbed.standalone.replay_recording import replayable
-from testbed.standalone.replay_survey import survey
+from testbed.replay.order import Order
+from testbed.replay.recording import replayable
+from testbed.replay.survey import survey
 from testbed.wire import MainChannel
 from testbed.wire.build import received_bitmap, request_pages
 from testbed.wire.element import Message, MessageType, Opaque, RamPage

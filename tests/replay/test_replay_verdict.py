@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from testbed.standalone.replay_verdict import Carried, Pages, Process, Reaction
+from testbed.replay.verdict import Carried, Pages, Process, Reaction
 
 ALL = Carried(1, "main", 100, 100, 100, sent_all=True, ended="FIN", shut=None)
 CUT = replace(ALL, sent_bytes=60, taken_bytes=50, sent_all=False, place="the footer of FULL timer")

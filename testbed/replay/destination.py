@@ -13,7 +13,7 @@ from testbed.endpoint.qemu import Qemu
 from testbed.log import Event, Log, WaitExpired
 from testbed.proxy.address import Address, TcpAddress
 
-from .replay_verdict import Process
+from .verdict import Process
 
 LOOPBACK = "127.0.0.1"
 LISTENS_ATTEMPTS = 5

@@ -30,7 +30,7 @@ from testbed.wire.element import (
 from testbed.wire.encode import encode
 from testbed.wire.structs import U64
 
-from .replay_survey import PageIndex, Run, Survey
+from .survey import PageIndex, Run, Survey
 
 BULK_BYTES = 1 << 18
 """Sent at once at most, while nobody can ask for anything. Smaller and larger ones are slower."""

@@ -1,0 +1,1 @@
+"""A recorded migration sent again, and how the destination takes it."""
