@@ -21,7 +21,7 @@ from .outlet import Outlet
 from .pipes import Pipe, PipePool
 from .recording import Recorder
 from .side import PIECES_MAX, SideSocket
-from .windows import ROOM_BYTES, Pair, WindowPool
+from .windows import ROOM_BYTES, WINDOW_BYTES, Pair, WindowPool
 
 READ_BYTES = 64 << 10
 """At once, of what comes slowly: more would be fresh memory from the kernel, each time."""
@@ -31,6 +31,10 @@ BUSY_READS, BUSY_READS_MAX = 4, 8
 """So many of them, less those that were not, and it gets windows or a pipe, if there are any."""
 TURN_BYTES = 4 << 20
 """Then others have their turn."""
+TURN_S = 0.02
+"""Or after so long: millions of elements fit into one turn, if a peer makes them small."""
+FIRST_BYTES, LEAST_BYTES = 256 << 10, 16 << 10
+"""Into a window at once; from the first on as much as the engine can answer for in a turn."""
 SILENCE_S = 1.0
 """A side that says nothing for so long will say nothing: what waits for more is decided."""
 
@@ -87,6 +91,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Command] = deque()
         self._busy_reads = 0
+        self._window_bytes = FIRST_BYTES
         self._busy = False
         self._is_drained = False  # a read got less than it had room for: there was no more
         self._reset = False
@@ -130,7 +135,7 @@ class Pump:
         self._pair = self._pipe = None
 
     def _go_on(self) -> None:
-        budget = TURN_BYTES
+        budget, until_s = TURN_BYTES, self._loop.time() + TURN_S
         while self._carry_out():
             if self.ended:
                 return
@@ -146,7 +151,7 @@ class Pump:
                 self._sender_ended()
                 continue
             budget -= count
-            if budget <= 0:
+            if budget <= 0 or self._loop.time() > until_s:
                 self._loop.call_soon(self._turn_later)
                 return
 
@@ -184,16 +189,26 @@ class Pump:
 
     def _read_much(self, pair: Pair) -> int | None:
         window = pair.current
-        count = self._side.read_into(window.room)
+        room = window.room[: self._window_bytes]
+        count = self._side.read_into(room)
         if not count:
             return self._counted(count)
-        sent = self._sent_ahead(window.room[:count])
+        began_s = self._loop.time()
+        sent = self._sent_ahead(room[:count])
         start, end = ROOM_BYTES, ROOM_BYTES + count
         commands = self._relay.received_window(self._sender, window.buffer, start, end)
         self._answered(commands, sent=sent)
         pair.turn()
-        self._is_drained = count < len(window.room) and not self._side.end_seen
+        self._fit(count, self._loop.time() - began_s)
+        self._is_drained = count < len(room) and not self._side.end_seen
         return self._counted(count)
+
+    def _fit(self, count: int, took_s: float) -> None:
+        """Have the next read be one that the engine can answer for in a turn."""
+        if took_s > TURN_S:
+            self._window_bytes = max(int(count * TURN_S / took_s), LEAST_BYTES)
+        else:
+            self._window_bytes = min(self._window_bytes * 2, WINDOW_BYTES)
 
     def _sent_ahead(self, data: bytes | memoryview) -> bool:
         """Bytes came: true if they were sent on at once, since they go on whatever they are."""

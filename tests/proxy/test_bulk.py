@@ -3,11 +3,13 @@
 import asyncio
 import os
 import random
+from mmap import mmap
 
 import pytest
 from proxy_helpers import Peer, Rig, proxied
 from wire_helpers import PAGES, precopy, ram_part
 
+from testbed.fault.command import Command
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, FlipBits, OffsetPlace, Reset, SectionPlace, Side
 from testbed.fault.relay import Passing
@@ -81,6 +83,26 @@ async def test_without_a_window_or_pipe_to_spare_it_passes_all_the_same(
     async with proxied(engine=Plain(relay)) as rig:
         source, destination = await rig.pair(DATA[:4])
         assert await carry(source, destination, DATA[4:]) == DATA[4:]
+
+
+async def test_less_is_read_at_once_where_it_takes_long_to_understand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a peer that makes its elements small would have others wait for seconds."""
+    sizes: list[int] = []
+
+    class Slow(Seen):
+        def received_window(self, sender: Side, data: mmap, start: int, end: int) -> list[Command]:
+            sizes.append(end - start)
+            return super().received_window(sender, data, start, end)
+
+    monkeypatch.setattr(pump, "TURN_S", 0.0)
+    async with proxied(engine=Plain(Slow)) as rig:
+        source, destination = await rig.pair(DATA[:4])
+        assert await carry(source, destination, DATA[4:]) == DATA[4:]
+    assert sizes[0] <= pump.FIRST_BYTES
+    assert len(sizes) > 1
+    assert max(sizes[1:]) <= pump.LEAST_BYTES
 
 
 async def test_windows_are_few_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
