@@ -241,7 +241,10 @@ class Edits:
             return [*actions, SetField(rng.randrange(256**size)), SetField(rng.randbytes(9))]
         actions.append(Duplicate())
         if self.kinds[index : index + 2] == [self.kinds[index]] * 2:
-            if elements[index].in_package == elements[index + 1].in_package:
+            following = elements[index + 1]
+            if elements[index].in_package == following.in_package and not is_packaged(
+                following.value  # which says nothing of its package where it is struck itself
+            ):
                 actions.append(Swap())
         return actions
 
