@@ -176,10 +176,23 @@ class Lane(Generic[Parser]):
             self.outlet.put(chunk)
             self._elements(feed(), armed=False)
             self._next = self.parser.fed
+            self._note_waiting(self.parser.pending)
             return self.outlet.taken()
         self.outlet.kept.came(chunk, self.parser.fed)
         self._elements(feed(), armed=True)
+        self._note_waiting(self.parser.fed - self._next)
         return self._taken()
+
+    def _note_waiting(self, size_bytes: int) -> None:
+        """Read no more of a direction in which too much waits for what follows: no peer of many
+        connections may have all of it kept."""
+        if self._scene.ledger.waits(self, size_bytes):
+            return
+        why = f"{size_bytes} bytes waited for what follows them"
+        self._decide(why)
+        self._is_unread = True
+        self._scene.ledger.waits(self, 0)
+        self.outlet.say("stream-unread", {"why": why, "offset": self.parser.fed})
 
     def finish(self) -> list[Command]:
         """The sender will send no more: what that decides, and all that passed."""
@@ -188,13 +201,18 @@ class Lane(Generic[Parser]):
         self._ended = True
         if self._is_unread:
             return []
-        self._elements(self.parser.end(), armed=self._armed)
-        self._release()
-        self._strikes.finish("the stream ended")
-        self._let_go()
+        self._decide("the stream ended")
+        self._scene.ledger.waits(self, 0)
         if self.watch is not None:
             self.outlet.say(*self.watch.totals(self.seen()))
         return self._taken()
+
+    def _decide(self, why: str) -> None:
+        """Nothing more will be understood: have all that waits for more go on."""
+        self._elements(self.parser.end(), armed=self._armed)
+        self._release()
+        self._strikes.finish(why)
+        self._let_go()
 
     def _taken(self) -> list[Command]:
         """What there is to do; of bytes that have not gone on a copy is kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from testbed.wire import Layout
 from testbed.wire.element import Element, FileHeader, Payload, SectionHeader, SectionType
@@ -12,6 +13,11 @@ from .plan import Fault
 
 DEVICE_BYTES_MAX = 16 << 20
 """Device state kept for comparison, and held while its boundaries are unknown; 0.5 MB seen."""
+
+WAITING_BYTES_MAX = 64 << 20
+"""Bytes of all connections together that wait for what follows them, or nearly: see `waits`."""
+WAITING_LEAST_BYTES = 1 << 20
+"""So many of a direction never count."""
 
 DeviceSections = dict[tuple[str, int], tuple[SectionHeader, bytes]]
 
@@ -29,6 +35,16 @@ class Ledger:
     device_sections: DeviceSections = field(default_factory=dict)
     layout: Layout | None = None
     _device_bytes: int = 0
+    _waiting: WeakKeyDictionary[object, int] = field(default_factory=WeakKeyDictionary)
+
+    def waits(self, direction: object, size_bytes: int) -> bool:
+        """Note how much waits in that direction; false if it is more than its share."""
+        if size_bytes <= WAITING_LEAST_BYTES:
+            self._waiting.pop(direction, None)
+            return True
+        self._waiting[direction] = size_bytes
+        is_full = sum(self._waiting.values()) > WAITING_BYTES_MAX
+        return not is_full or size_bytes <= WAITING_BYTES_MAX // len(self._waiting)
 
     def strike(self, fault: Fault) -> int:
         """Note that the fault has struck; how often by now."""
