@@ -47,7 +47,7 @@ class SectionPlace:
     `part` says which bytes of it: the whole section (header to footer), its header, payload or
     footer. `field` narrows to a field of that part: of a header `type`, `section_id`, `idstr`,
     `instance_id`, `version_id`; of a footer `mark`, `section_id`; of a device section's payload a
-    vmdesc path such as `vdev.isr`. `byte` instead counts from the part's first byte (negative:
+    vmdesc path such as `env.eip`. `byte` instead counts from the part's first byte (negative:
     from its end).
     """
 
