@@ -174,12 +174,18 @@ def both_running_s(log: Log) -> float:
     """Seconds during which both sides ran the guest: invariant 1 says none.
 
     A source runs from its first event on, a destination from its RESUME; STOP and the end of the
-    process end it.
+    process end it. What happens once an attempt was looked at does not count: whoever loses its
+    peer because the testbed takes the world down may well run on.
     """
     running: dict[str, bool] = {"source": True, "destination": False}
     since: float | None = None
-    total = 0.0
+    total, counts = 0.0, True
     for event in log:
+        if event.kind == "attempt-ended":
+            total += 0.0 if since is None else event.at_s - since
+            since, counts = None, False
+        elif event.kind == "attempt-began":
+            running["destination"], counts = False, True
         if event.actor not in running:
             continue
         name = event.facts.get("event") if event.kind == "qmp-event" else event.kind
@@ -187,7 +193,7 @@ def both_running_s(log: Log) -> float:
             running[event.actor] = True
         elif name in ("STOP", "SHUTDOWN", "process-ended"):
             running[event.actor] = False
-        both = all(running.values())
+        both = counts and all(running.values())
         if both and since is None:
             since = event.at_s
         elif not both and since is not None:

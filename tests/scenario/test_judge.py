@@ -159,6 +159,21 @@ def test_both_to_the_end_of_the_log_are_counted_to_its_end() -> None:
     assert both_running_s(run.log) == pytest.approx(3)
 
 
+def test_the_time_of_both_ends_where_the_attempt_was_looked_at() -> None:
+    run = Run().begin().at(1).event("source", "STOP").at(2).event("destination", "RESUME")
+    run.at(3).write("run", "attempt-ended", attempt=1).at(4).event("source", "RESUME")
+    run.at(5).write("destination", "process-ended", status=-9, asked=True)
+    assert both_running_s(run.log) == 0
+    run.begin().at(6).event("destination", "RESUME").at(7).event("source", "STOP")
+    assert both_running_s(run.log) == pytest.approx(1), "the next attempt counts again"
+
+
+def test_both_that_run_at_the_end_of_an_attempt_are_counted() -> None:
+    run = Run().begin().at(2).event("destination", "RESUME")
+    run.at(5).write("run", "attempt-ended", attempt=1).at(9).write("run", "run-ended")
+    assert both_running_s(run.log) == pytest.approx(3)
+
+
 def test_the_end_of_a_process_is_the_end_of_its_guest() -> None:
     run = Run().at(1).write("source", "process-ended", status=0, asked=False)
     assert both_running_s(run.at(2).event("destination", "RESUME").at(9).log) == 0
