@@ -137,10 +137,18 @@ class Lane(Generic[Parser]):
         """True if nothing parses, watches or shapes what passes, from now on."""
         return self._reads_nothing() and not self.outlet.shut and not self.outlet.is_shaped
 
-    @property
-    def goes_at_once(self) -> bool:
-        """True if what comes next goes on as it is: no fault waits for it."""
-        return not (self._armed or self.outlet.shut)
+    def goes_at_once(self, data: bytes | memoryview) -> bool:
+        """True if this, coming next, goes on as it is: no fault waits for it.
+
+        Of what comes while one does only a page by itself can be told so soon: in postcopy a guest
+        stands still for it.
+        """
+        if self.outlet.shut:
+            return False
+        if not self._armed:
+            return True
+        free = self._hold is None and self._strikes.leaves_pages
+        return free and isinstance(self.parser, MainChannel) and self.parser.is_page(data)
 
     @property
     def phase(self) -> str | None:

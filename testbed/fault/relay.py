@@ -44,8 +44,8 @@ class Passing:
         """True if nothing parses, watches or shapes what that side sends, from now on."""
         return True
 
-    def goes_at_once(self, _sender: Side, /) -> bool:
-        """True if what comes next from that side goes on as it is, whatever it is.
+    def goes_at_once(self, _sender: Side, _data: bytes | memoryview, /) -> bool:
+        """True if this, coming next from that side, goes on as it is.
 
         Who sends it on without asking need not carry out the Send that answers for it.
         """
@@ -119,9 +119,9 @@ class Relay(Passing):
         """True if nothing parses, watches or shapes what that side sends, from now on."""
         return self._lane(sender).is_passing
 
-    def goes_at_once(self, sender: Side, /) -> bool:
-        """True if what comes next from that side goes on as it is, whatever it is."""
-        return self._lane(sender).goes_at_once
+    def goes_at_once(self, sender: Side, data: bytes | memoryview, /) -> bool:
+        """True if this, coming next from that side, goes on as it is."""
+        return self._lane(sender).goes_at_once(data)
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""

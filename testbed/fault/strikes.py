@@ -93,6 +93,12 @@ class Strikes:
         """Somebody may have to see the bytes of multifd's payloads, or of TLS records."""
         return self._in_bulk or self._exchange is not None
 
+    @property
+    def leaves_pages(self) -> bool:
+        """Nothing strikes in pages, nor keeps them, and no more is under way that could."""
+        under_way = self._exchange or self._collectors or self._removal or self._doubled
+        return not (self._paged or under_way)
+
     def faults(self) -> list[Fault]:
         """Those that may strike yet."""
         return [each.fault for each in self._triggers]

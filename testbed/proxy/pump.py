@@ -211,10 +211,10 @@ class Pump:
             self._window_bytes = min(self._window_bytes * 2, WINDOW_BYTES)
 
     def _sent_ahead(self, data: bytes | memoryview) -> bool:
-        """Bytes came: true if they were sent on at once, since they go on whatever they are."""
+        """Bytes came: true if they were sent on at once, since they go on as they are."""
         if self._recorder is not None:
             self._recorder.received(self._host.number, self._sender, data)
-        if not self._relay.goes_at_once(self._sender):
+        if not self._relay.goes_at_once(self._sender, data):
             return False
         self._outlet.write([data])
         return True

@@ -20,6 +20,7 @@ from .element import (
     CommandType,
     EndOfStream,
     Payload,
+    RamFlag,
     SectionFooter,
     SectionHeader,
     SectionType,
@@ -44,6 +45,9 @@ SECTIONS_MAX = 65_536
 CORRECTIONS_MAX = 100
 RAM = "ram"
 RAM_VERSION = 4
+LATER = (SectionType.PART, SectionType.END)
+PLAIN = int(RamFlag.PAGE | RamFlag.CONTINUE)
+ADDRESSES_END = 1 << 48
 
 
 class MainChannel(Channel):
@@ -107,6 +111,20 @@ class MainChannel(Channel):
     def confirmed(self) -> bool:
         """The vmdesc came and agrees with the boundaries of every device section."""
         return self._described and not self.corrections
+
+    def is_page(self, data: bytes | memoryview) -> bool:
+        """True if these bytes, coming next, are one plain page record with CONTINUE, and no more.
+
+        Said only within a PART or END, where there is no block list; what follows EOS there cannot
+        be taken for a record, whose address has less than 48 bits on any machine.
+        """
+        section, page_bytes = self._context.section, self._ram.page_bytes
+        if section is None or len(data) != U64.size + page_bytes or self.pending:
+            return False
+        if section.idstr != RAM or section.type not in LATER or self._ram.last is None:
+            return False
+        (word,) = U64.unpack_from(data)
+        return bool(word & (page_bytes - 1) == PLAIN and word < ADDRESSES_END)
 
     def recovered(self) -> MainChannel:
         """A parser for the connection that recovers this one's postcopy.

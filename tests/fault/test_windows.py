@@ -6,7 +6,7 @@ from mmap import mmap
 
 import pytest
 from fault_helpers import DESTINATION, SOURCE, main, passed, run, through
-from wire_helpers import pieces, postcopy, precopy, recorded
+from wire_helpers import parse, pieces, postcopy, precopy, recorded
 
 from testbed.fault.command import Command, Observed, Send
 from testbed.fault.engine import FaultEngine
@@ -29,7 +29,8 @@ from testbed.fault.plan import (
     Vcpus,
 )
 from testbed.fault.relay import Passing
-from testbed.wire import ChannelKind
+from testbed.wire import ChannelKind, MainChannel
+from testbed.wire.element import RamPage
 
 HEADROOM = 1 << 14
 FAULTS = {
@@ -154,3 +155,27 @@ def test_what_a_recovery_needs_is_parsed() -> None:
     assert not main(engine).is_passing(SOURCE)
     assert not engine.connection(2, ChannelKind.RECOVERY).is_passing(SOURCE)
     assert engine.connection(3, ChannelKind.MULTIFD).is_passing(SOURCE)
+
+
+@pytest.mark.parametrize("name", ["qemu7.2-precopy.c0.fwd", "qemu10.0-postcopy.c0.fwd"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_what_goes_at_once_is_what_the_engine_sends(name: str, faults: tuple[Fault, ...]) -> None:
+    """Each element comes by itself, so that a page can be told to go on before it is read."""
+    relay = main(FaultEngine(faults))
+    for element in parse(MainChannel(), [recorded(name)]):
+        at_once = relay.goes_at_once(SOURCE, element.raw)
+        commands = relay.received(SOURCE, element.raw)
+        if at_once:
+            assert passed(commands) == element.raw
+            assert all(isinstance(each, Send | Observed) for each in commands)
+
+
+def test_a_page_goes_at_once_while_a_later_section_is_waited_for() -> None:
+    data = recorded("qemu10.0-postcopy.c0.fwd")
+    relay = main(FaultEngine(FAULTS["later"]))
+    told = []
+    for element in parse(MainChannel(), [data]):
+        told.append((type(element.value), relay.goes_at_once(SOURCE, element.raw)))
+        relay.received(SOURCE, element.raw)
+    at_once = {kind for kind, goes in told if goes}
+    assert at_once == {RamPage}
