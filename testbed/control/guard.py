@@ -32,6 +32,8 @@ IDLE_S = 60.0
 STUCK_S = 30.0
 """For a client to read an answer that its buffers cannot hold."""
 CONNECTIONS_MAX = 64
+"""At one time; for one more the one that has been there longest makes room, so that those who only
+hold a place, or send a head byte by byte, keep nobody out."""
 REQUEST_ID = "X-Toxiproxy-Request-Id"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -157,11 +159,23 @@ class Doorkeeper:
     def __init__(self, server: web.Server, log: Log) -> None:
         self.log = log
         self._server = server
-        self.open: set[_Kept] = set()
+        self._open: dict[_Kept, None] = {}  # in the order in which they came
 
     def __call__(self) -> asyncio.Protocol:
         """For the event loop: the protocol of a connection that came."""
         return _Kept(self, self._server())
+
+    def came(self, kept: _Kept) -> None:
+        """A connection is there."""
+        while len(self._open) >= CONNECTIONS_MAX:
+            eldest = next(iter(self._open))
+            del self._open[eldest]
+            eldest.end()
+        self._open[kept] = None
+
+    def went(self, kept: _Kept) -> None:
+        """It is gone."""
+        self._open.pop(kept, None)
 
 
 class _Kept(asyncio.Protocol):
@@ -175,25 +189,21 @@ class _Kept(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        if len(self._keeper.open) >= CONNECTIONS_MAX:
-            transport.abort()
-            return
-        self._keeper.open.add(self)
         self._transport = transport
+        self._keeper.came(self)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._inner.data_received(data)
+        self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return None if self._transport is None else self._inner.eof_received()
+        return self._inner.eof_received()
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()
         if self._transport is not None and self._stuck is None:
             loop = asyncio.get_running_loop()
-            self._stuck = loop.call_later(STUCK_S, self._give_up, self._transport)
+            self._stuck = loop.call_later(STUCK_S, self._give_up)
 
     def resume_writing(self) -> None:
         self._forget()
@@ -201,16 +211,19 @@ class _Kept(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
-        self._keeper.open.discard(self)
-        if self._transport is not None:
-            self._transport = None
-            self._inner.connection_lost(exc)
+        self._keeper.went(self)
+        self._transport = None
+        self._inner.connection_lost(exc)
 
-    def _give_up(self, transport: asyncio.Transport) -> None:
+    def end(self) -> None:
         """Reset the connection: a mere close would leave what is unread with the kernel."""
+        if self._transport is not None:
+            set_to_reset(self._transport.get_extra_info("socket"))
+            self._transport.abort()
+
+    def _give_up(self) -> None:
         self._keeper.log.write("control", "client-stuck", within_s=STUCK_S)
-        set_to_reset(transport.get_extra_info("socket"))
-        transport.abort()
+        self.end()
 
     def _forget(self) -> None:
         if self._stuck is not None:

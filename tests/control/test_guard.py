@@ -176,16 +176,16 @@ async def test_an_error_of_ours_is_no_traceback(monkeypatch: pytest.MonkeyPatch)
         assert failed.facts == {"path": "/metrics", "error": "RuntimeError('secret')"}
 
 
-async def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_came_first_makes_room_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "CONNECTIONS_MAX", 3)
     async with served() as at:
-        assert (await at.call("GET", "/version")).status == 200  # this one stays open
-        idle = [await at.connect(str(at.control.address)) for _ in range(2)]
-        surplus = await at.connect(str(at.control.address))
-        assert await surplus.rest() == b""
+        slow = [await at.connect(str(at.control.address)) for _ in range(3)]
+        for peer in slow:
+            await peer.send(b"GET /version HTTP/1.1\r\nX-Slow: ")
         assert (await at.call("GET", "/version")).status == 200
-        for peer in idle:
-            await peer.send(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await slow[0].is_reset()
+        for peer in slow[1:]:
+            await peer.send(b"1\r\nHost: localhost\r\n\r\n")
             assert (await peer.receive()).startswith(b"HTTP/1.1 200 ")
 
 
