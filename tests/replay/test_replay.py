@@ -309,7 +309,7 @@ async def test_after_a_fault_ended_the_connection_nothing_tells() -> None:
 
 
 async def test_as_recorded_it_keeps_the_order_of_two_connections(tmp_path) -> None:
-    clock = iter([0.0, 0.0, 0.0, 0.0, 0.3, 0.6, 0.6, 0.6]).__next__
+    clock = iter([0.0, 0.0, 0.0, 0.0, 0.6, 1.2, 1.2, 1.2]).__next__
     recorder = FolderRecorder(tmp_path / "r", pytest.fail, clock=clock)
     recorder.opened(1)
     recorder.received(1, Side.SOURCE, bytes.fromhex("5145564d00000003"))
