@@ -17,6 +17,11 @@ class Side(StrEnum):
     DESTINATION = "destination"
     BOTH = "both"
 
+    @property
+    def other(self) -> Side:
+        """The end that faces this one; not of both."""
+        return Side.DESTINATION if self is Side.SOURCE else Side.SOURCE
+
 
 class Channel(StrEnum):
     """Which connection of a migration, and which direction of it, a place is on.

@@ -30,7 +30,7 @@ class Passing:
 
     def received(self, sender: Side, data: bytes) -> list[Command]:
         """Bytes came from that side."""
-        return [Send(_other(sender), data)]
+        return [Send(sender.other, data)]
 
     def received_window(self, sender: Side, data: mmap, start: int, end: int) -> list[Command]:
         """Bytes `data[start:end]` came from that side; nothing of them is copied.
@@ -38,7 +38,7 @@ class Passing:
         The buffer must stay as it is until the next bytes of that side were received, and not be
         theirs; what is in `data[:start]` is written over. Views of it are in what is answered.
         """
-        return [Send(_other(sender), memoryview(data)[start:end])]
+        return [Send(sender.other, memoryview(data)[start:end])]
 
     def is_passing(self, _sender: Side, /) -> bool:
         """True if nothing parses, watches or shapes what that side sends, from now on."""
@@ -53,11 +53,11 @@ class Passing:
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
-        return [HalfClose(_other(sender))]
+        return [HalfClose(sender.other)]
 
     def was_reset(self, sender: Side) -> list[Command]:
         """That side has reset the connection."""
-        return [End(_other(sender), reset=True)]
+        return [End(sender.other, reset=True)]
 
     def undecided(self, _sender: Side, /) -> bool:
         """True while there are bytes of that side whose meaning or way depends on what follows."""
@@ -125,11 +125,11 @@ class Relay(Passing):
 
     def ended(self, sender: Side) -> list[Command]:
         """That side will send no more."""
-        return self._over(sender, HalfClose(_other(sender)))
+        return self._over(sender, HalfClose(sender.other))
 
     def was_reset(self, sender: Side) -> list[Command]:
         """That side has reset the connection."""
-        return self._over(sender, End(_other(sender), reset=True))
+        return self._over(sender, End(sender.other, reset=True))
 
     def undecided(self, sender: Side, /) -> bool:
         """True while there are bytes of that side whose meaning or way depends on what follows."""
@@ -164,7 +164,3 @@ class Relay(Passing):
             if not isinstance(command, Send | Observed | Everywhere):
                 self.obey(command)
         return commands + self._answered(commands)
-
-
-def _other(side: Side) -> Side:
-    return Side.DESTINATION if side is Side.SOURCE else Side.SOURCE

@@ -31,7 +31,7 @@ from testbed.wire import ChannelKind
 
 from .outlet import Outlet
 from .poller import READABLE, WRITABLE
-from .pump import Means, Pump, other
+from .pump import Means, Pump
 from .shaping import Bandwidth, Latency, Line, Slicer, Stage
 from .side import SideSocket
 
@@ -211,7 +211,7 @@ class Connection:
 
     def _listener(self, side: Side) -> Callable[[int], None]:
         """What is called when something has changed at the socket of that side."""
-        pump, outlet, back = self._pumps[side], self._outlets[side], self._pumps[other(side)]
+        pump, outlet, back = self._pumps[side], self._outlets[side], self._pumps[side.other]
 
         def heard(events: int) -> None:
             if self._over.done():
@@ -295,7 +295,7 @@ class Connection:
                 self._end(side, reset=reset)
             case GoDark(toward=toward, swallow=swallow):
                 self._outlets[toward].darken()
-                self._pumps[other(toward)].deaf |= not swallow
+                self._pumps[toward.other].deaf |= not swallow
             case Wait(toward=toward, for_s=for_s):
                 self._outlets[toward].stall(for_s)
             case Shape(toward=toward, shape=shape):

@@ -83,7 +83,7 @@ class Pump:
         self._relay = host.relay
         self._sender = sender
         self._side = side
-        self._outlet = host.outlets[other(sender)]
+        self._outlet = host.outlets[sender.other]
         self._means = means
         self._recorder = means.recorder
         self._pair: Pair | None = None
@@ -318,8 +318,3 @@ class Pump:
             self._queue.extend(self._relay.silence(self._sender))
             self._carry_out()
             self._host.turned()
-
-
-def other(side: Side) -> Side:
-    """The side that faces it."""
-    return Side.DESTINATION if side is Side.SOURCE else Side.SOURCE
