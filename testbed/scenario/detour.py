@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from netns.doorway import Doorway
+from testbed.proxy.address import TcpAddress, of_socket, parse_address
 
 from .lacks import Lacks
 from .toxiproxy import Toxic, Toxiproxy
@@ -56,17 +57,16 @@ def detour(wanted: Toxiproxy) -> Iterator[Detour]:
     call = _client(wanted.server)
     version = _asked(wanted.server, call, "GET", "/version").json()["version"]
     name = f"testbed-{os.getpid()}"
-    host = wanted.server.rpartition(":")[0].strip("[]")
     ours = _our_address(wanted.server)
     with socket.create_server((ours, 0), family=_family(ours), backlog=BACKLOG) as listener:
-        upstream = _written(*listener.getsockname()[:2])
-        proxy = {"name": name, "listen": _written(host, 0), "upstream": upstream}
+        upstream = str(of_socket(listener))
+        listen = str(_at(wanted.server)._replace(port=0))
+        proxy = {"name": name, "listen": listen, "upstream": upstream}
         made = _asked(wanted.server, call, "POST", "/proxies", proxy).json()
         try:
             for toxic in wanted.toxics:
                 _asked(wanted.server, call, "POST", f"/proxies/{name}/toxics", _said(toxic))
-            listen_host, _, port = made["listen"].rpartition(":")
-            doorway = Doorway((listen_host.strip("[]"), int(port)))
+            doorway = Doorway(_at(made["listen"]))
             facts = {**proxy, "listen": made["listen"], "server": wanted.server}
             facts |= {"version": version, "toxics": [_said(toxic) for toxic in wanted.toxics]}
             try:
@@ -91,8 +91,7 @@ def _client(server: str) -> Call:
             "the scenario has a Toxiproxy server on its way, and its Python client is missing: "
             "install `migration-testbed[toxiproxy]`"
         ) from None
-    host, _, port = server.rpartition(":")
-    APIConsumer.host, APIConsumer.port = host, int(port)
+    APIConsumer.host, APIConsumer.port = server.rpartition(":")[0], _at(server).port
     methods = {"GET": APIConsumer.get, "POST": APIConsumer.post, "DELETE": APIConsumer.delete}
 
     def call(method: str, path: str, json: Mapping[str, Any] | None) -> Response:
@@ -143,9 +142,8 @@ def _said(toxic: Toxic) -> dict[str, Any]:
 
 def _our_address(server: str) -> str:
     """The address of this machine that the server reaches us at."""
-    host, _, port = server.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), WITHIN_S) as opened:
+        with socket.create_connection(_at(server), WITHIN_S) as opened:
             return str(opened.getsockname()[0])
     except OSError as error:
         raise Lacks(f"no Toxiproxy server at {server}: {error.strerror or error}") from None
@@ -155,5 +153,8 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _at(text: str) -> TcpAddress:
+    """A host and port, which the schema or the server has seen to."""
+    address = parse_address(text)
+    assert isinstance(address, TcpAddress), text
+    return address
