@@ -52,7 +52,7 @@ class Interval:
 class Outage:
     """What became of the probes that were sent from a moment on; times in seconds from there.
 
-    A probe stands for the time until the next one was sent.
+    A probe stands for the time until the next one was sent, the first for that before it too.
     """
 
     probes: int
@@ -99,14 +99,16 @@ class Probe:
     def outage(self, host: str, since: float) -> Outage:
         """What became of the probes sent since `since` (`time.monotonic()`), the guest at `host`.
 
-        A frame that the switch floods to all hosts counts as arrived.
+        A frame that the switch floods to all hosts counts as arrived. The first of them stands for
+        the time since that moment too: a probe that is late must not shorten what it finds.
         """
         until = time.monotonic() - UNDER_WAY_S
         numbers = [number for number, at in enumerate(self._sent) if since <= at < until]
-        intervals = []
+        intervals: list[Interval] = []
         for fate, group in groupby(numbers, lambda number: self._fate(host, number)):
             first, *_, last = [*group] * 2
-            from_s, to_s = (self._sent[first] - since, self._sent_after(last) - since)
+            from_s = self._sent[first] - since if intervals else 0.0
+            to_s = self._sent_after(last) - since
             intervals.append(Interval(fate, round(from_s, 6), round(to_s, 6)))
         return Outage(len(numbers), tuple(intervals))
 

@@ -4,12 +4,13 @@
 
     source ----10.77.0.0/30---- proxy ----10.77.1.0/30---- destination      layer 3
       | guest TAP                                              | guest TAP
-    bridge --------veth-------- switch -- TAP  ~~~  TAP --- bridge          layer 2
-                                  |
+    bridge --------veth-------- switch -----------veth----- bridge          layer 2
+                                  |       or: TAP  ~~~  TAP
                                client
 
-The two TAPs of the destination's uplink are joined by nobody here: an `Interposer` copies frames
-between them.
+Where frames are to be touched, the destination's uplink is two TAPs, which nobody joins here: an
+`Interposer` copies frames between them, and is as late as this process is. Otherwise it is a veth
+pair, and frames come to the switch when the kernel says.
 """
 
 from __future__ import annotations
@@ -43,8 +44,7 @@ class Topology:
     client: Namespace
     source_guest: Tap
     destination_guest: Tap
-    destination_uplink: Tap  # in the destination's namespace, a port of its bridge
-    switch_uplink: Tap  # in the switch's namespace: its port `destination`
+    uplink_taps: tuple[Tap, ...] = ()  # the destination's and the switch's, or none: a veth pair
 
     @property
     def namespaces(self) -> tuple[Namespace, ...]:
@@ -53,21 +53,27 @@ class Topology:
 
     @classmethod
     @asynccontextmanager
-    async def create(cls) -> AsyncIterator[Topology]:
+    async def create(cls, *, interposable: bool = False) -> AsyncIterator[Topology]:
         """Build it; all of it is gone when the block ends.
+
+        Args:
+            interposable: the destination's uplink is two TAPs.
 
         Raises:
             OSError: the environment refused a namespace or a TAP.
             pyroute2.NetlinkError: it refused a link.
         """
-        async with cls.guests() as net:
+        async with cls.guests(interposable=interposable) as net:
             await net.join_migration_network()
             yield net
 
     @classmethod
     @asynccontextmanager
-    async def guests(cls) -> AsyncIterator[Topology]:
+    async def guests(cls, *, interposable: bool) -> AsyncIterator[Topology]:
         """Build all but the migration network, which an endpoint does not need to start.
+
+        Args:
+            interposable: the destination's uplink is two TAPs.
 
         Raises:
             OSError: the environment refused a namespace or a TAP.
@@ -78,21 +84,20 @@ class Topology:
                 await stack.enter_async_context(Namespace.create(label))
                 for label in ("source", "proxy", "destination", "switch", "client")
             ]
+            source_guest, destination_guest = [
+                stack.enter_context(links.tap(namespace, "guest", vnet_header=True))
+                for namespace in (source, destination)
+            ]
+            uplink_ends = ((destination, UPLINK), (switch, "destination"))
             net = cls(
                 source,
                 proxy,
                 destination,
                 switch,
                 client,
-                *[
-                    stack.enter_context(links.tap(namespace, name, vnet_header=guest))
-                    for namespace, name, guest in (
-                        (source, "guest", True),
-                        (destination, "guest", True),
-                        (destination, UPLINK, False),
-                        (switch, "destination", False),
-                    )
-                ],
+                source_guest,
+                destination_guest,
+                tuple(stack.enter_context(links.tap(*end)) for end in uplink_ends if interposable),
             )
             await net._join_guest_network()
             yield net
@@ -113,6 +118,8 @@ class Topology:
     async def _join_guest_network(self) -> None:
         await links.veth(self.source, UPLINK, self.switch, "source")
         await links.veth(self.client, UPLINK, self.switch, "client")
+        if not self.uplink_taps:
+            await links.veth(self.destination, UPLINK, self.switch, "destination")
         await links.address(self.client, UPLINK, f"{CLIENT_ADDRESS}/24")
         await links.bridge(self.source, BRIDGE, "guest", UPLINK)
         await links.bridge(self.destination, BRIDGE, "guest", UPLINK)

@@ -48,16 +48,16 @@ class InterposedUplink:
 async def interposed_uplink(
     net: Topology, faults: AnnounceFaults, log: Log
 ) -> AsyncIterator[InterposedUplink]:
-    """Join the destination's uplink to the switch until the block ends.
+    """Join the two TAPs of the destination's uplink until the block ends.
 
     Raises:
         OSError: packet sockets, from which forged frames are sent, are not allowed.
     """
     async with _senders(net, {forged.port for forged in faults.forge}) as senders:
         ports = {port: sender.fileno() for port, sender in senders.items()}
-        rule = UplinkRule(faults, log, {**ports, Port.DESTINATION: net.switch_uplink.fd})
-        fds = net.destination_uplink.fd, net.switch_uplink.fd
-        async with interposed(*fds, rule) as interposer:
+        near, far = (tap.fd for tap in net.uplink_taps)
+        rule = UplinkRule(faults, log, {**ports, Port.DESTINATION: far})
+        async with interposed(near, far, rule) as interposer:
             uplink = InterposedUplink(rule, interposer)
             try:
                 yield uplink

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class LabPlan:
     folder: Path
     faults: tuple[Fault, ...] = ()
     seed: int = 0  # of what faults leave to chance
-    announce: AnnounceFaults = field(default_factory=AnnounceFaults)
+    announce: AnnounceFaults | None = None
     probe_every_s: float | None = None
 
 
@@ -84,7 +84,7 @@ class Lab:
         self.attempt = 1
         self.engine = FaultEngine(plan.faults, seed=plan.seed)
         self._log = log
-        self._uplink: InterposedUplink
+        self._uplink: InterposedUplink | None = None  # nothing is done to announcements
         self._host = host
         self._hosted_destination: Hosted[Qemu]
         self._capabilities: Mapping[str, bool] = {}
@@ -108,9 +108,11 @@ class Lab:
             EndpointError: an endpoint could not be started.
             OSError: the environment refused a namespace, link or socket.
         """
-        async with Topology.guests() as net, hosting() as host:
+        touched = plan.announce is not None
+        async with Topology.guests(interposable=touched) as net, hosting() as host:
             lab = cls(plan, log, net, host)
-            lab._uplink = await host(interposed_uplink(net, plan.announce, log)).entered()
+            if plan.announce is not None:
+                lab._uplink = await host(interposed_uplink(net, plan.announce, log)).entered()
             await host(lab._watching()).entered()  # a guest may speak as soon as it runs
             # Both sides start side by side, and the rest is built meanwhile: they take longest.
             source = host(lab._endpoint("source", plan.source))
@@ -269,12 +271,14 @@ class Lab:
         elif event.kind == "qmp-event":
             name = event.facts["event"]
             if event.actor == "source" and name == "STOP":
-                self._source_stopped_at = time.monotonic()
+                age_s = self._log.now_s() - event.at_s
+                self._source_stopped_at = time.monotonic() - age_s
             self._reported(Side(event.actor), name)
 
     def _reported(self, side: Side, event: str, status: str | None = None) -> None:
         self.proxy.observed(side, event, status)
-        self._uplink.observed(side, event, status)
+        if self._uplink is not None:
+            self._uplink.observed(side, event, status)
 
     def _signal(self, side: Side, name: str) -> None:
         """Send an endpoint's process a signal: a fault says so."""
@@ -305,7 +309,8 @@ class Lab:
         """Write down which faults never struck; nothing more will pass."""
         for sentence in self.engine.unfired():
             self._log.write("proxy", "fault-unfired", sentence=sentence)
-        self._uplink.note_unfired()
+        if self._uplink is not None:
+            self._uplink.note_unfired()
 
     async def _observe(self, end: Qemu) -> None:
         facts: dict[str, Any] = {"version": list(end.version), "exit_status": end.exit_status}

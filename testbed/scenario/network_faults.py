@@ -19,8 +19,10 @@ from . import network
 from .model import Model
 
 
-def announce_faults(written: network.Network, guest_mac: str, seed: int) -> AnnounceFaults:
-    """The faults on a run's announcements; `seed` is the run's."""
+def announce_faults(written: network.Network, guest_mac: str, seed: int) -> AnnounceFaults | None:
+    """The faults on a run's announcements, if there are any; `seed` is the run's."""
+    if not written.hits_announcements:
+        return None
     announce, link_up = written.announce, written.link_up
     drop, duplicate = announce.drop, announce.duplicate
     copies = duplicate if isinstance(duplicate, dict) else dict.fromkeys(duplicate, 1)

@@ -51,7 +51,10 @@ class Network:
 @asynccontextmanager
 async def network(faults: AnnounceFaults) -> AsyncIterator[Network]:
     log = Log()
-    async with Topology.guests() as net, interposed_uplink(net, faults, log) as uplink:
+    async with (
+        Topology.guests(interposable=True) as net,
+        interposed_uplink(net, faults, log) as uplink,
+    ):
         yield Network(net, uplink, log)
 
 

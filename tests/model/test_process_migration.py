@@ -284,6 +284,7 @@ async def test_cancelled_while_it_is_active_the_guest_runs_on():
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
         await destination.has("active")
+        await source.has("active")
         await source.execute("migrate_cancel")
         await source.has("cancelled")
         assert await destination.exit_status() == 1

@@ -16,7 +16,6 @@ from netns_helpers import GUEST_MAC, numbered, packet_socket, run_inside, true_w
 from netns import links
 from netns.capture import ETHERTYPE_RARP, capture, rarp_problems
 from netns.forwarding import forwarding_table
-from netns.interposer import Pass, interposed
 from netns.namespace import Namespace
 from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.model.guest.announce import Announcer
@@ -189,10 +188,7 @@ def guest_at(fd):
 @asynccontextmanager
 async def two_hosts():
     """The network of a run, and the guest's at either host."""
-    async with (
-        Topology.create() as net,
-        interposed(net.destination_uplink.fd, net.switch_uplink.fd, lambda _way, _frame: Pass()),
-    ):
+    async with Topology.create() as net:
         with (
             guest_at(net.source_guest.fd) as source,
             guest_at(net.destination_guest.fd) as destination,

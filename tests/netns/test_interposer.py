@@ -160,9 +160,9 @@ async def test_what_is_held_when_the_block_ends_is_forgotten():
 @asynccontextmanager
 async def reachable_destination(rule):
     """The run's network, with an address in the destination's namespace behind the interposer."""
-    async with Topology.create() as net:
+    async with Topology.create(interposable=True) as net:
         await links.address(net.destination, BRIDGE, f"{DESTINATION_GUEST}/24")
-        async with interposed(net.destination_uplink.fd, net.switch_uplink.fd, rule) as running:
+        async with interposed(*(tap.fd for tap in net.uplink_taps), rule) as running:
             yield net, running
 
 
@@ -237,8 +237,8 @@ async def test_a_dropped_direction_is_dropped_alone():
     def rule(direction, _frame):
         return Drop() if direction is Direction.A_TO_B else Pass()
 
-    async with Topology.create() as net:
-        async with interposed(net.destination_uplink.fd, net.switch_uplink.fd, rule) as running:
+    async with Topology.create(interposable=True) as net:
+        async with interposed(*(tap.fd for tap in net.uplink_taps), rule) as running:
             with net.switch.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
                 sender.bind(("destination", 0))
                 sender.send(numbered(1))

@@ -59,7 +59,7 @@ def test_an_outage_is_told_from_what_arrived(story, wrong_s, nowhere_s, first_ri
 def test_only_what_was_sent_from_the_moment_on_counts():
     outage = probe_of("WWWWRR").outage("destination", 102.5)
     assert outage.intervals == (
-        Interval(Fate.WRONG, 0.5, 1.5),
+        Interval(Fate.WRONG, 0.0, 1.5),
         Interval(Fate.RIGHT, 1.5, 3.5),
     )
 
@@ -81,8 +81,8 @@ async def test_an_address_that_moves_late_is_measured():
         return Drop() if lost and direction is Direction.B_TO_A else Pass()
 
     async with (
-        Topology.create() as net,
-        interposed(net.destination_uplink.fd, net.switch_uplink.fd, rule),
+        Topology.create(interposable=True) as net,
+        interposed(*(tap.fd for tap in net.uplink_taps), rule),
     ):
         hosts = {"source": (net.source, UPLINK), "destination": (net.destination, UPLINK)}
 

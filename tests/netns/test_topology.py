@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import AsyncExitStack
 
 import pytest
 from netns_helpers import GUEST_MAC, drained, packet_socket, rarp, run_inside, true_within
@@ -96,11 +97,13 @@ async def test_other_tasks_never_see_another_namespace():
     assert seen == {NET_INIT}
 
 
-async def test_the_switch_learns_where_a_frame_came_in():
-    async with (
-        Topology.create() as net,
-        interposed(net.destination_uplink.fd, net.switch_uplink.fd, lambda _way, _frame: Pass()),
-    ):
+@pytest.mark.parametrize("interposable", [False, True])
+async def test_the_switch_learns_where_a_frame_came_in(interposable: bool):
+    async with AsyncExitStack() as stack:
+        net = await stack.enter_async_context(Topology.create(interposable=interposable))
+        if interposable:
+            near, far = (tap.fd for tap in net.uplink_taps)
+            await stack.enter_async_context(interposed(near, far, lambda _way, _frame: Pass()))
         assert await forwarding_table(net.switch, BRIDGE) == {}
         for tap, port in ((net.source_guest, "source"), (net.destination_guest, "destination")):
             other = net.destination_guest if port == "source" else net.source_guest
@@ -153,5 +156,6 @@ async def test_no_device_has_the_number_of_its_other_end() -> None:
             (net.proxy, "destination", net.destination, "migration"),
             (net.source, UPLINK, net.switch, "source"),
             (net.client, UPLINK, net.switch, "client"),
+            (net.destination, UPLINK, net.switch, "destination"),
         ):
             assert links.index_of(a, a_name) != links.index_of(b, b_name)
