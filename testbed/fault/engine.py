@@ -13,14 +13,12 @@ from collections import Counter
 from testbed.wire import ChannelKind, Layout
 from testbed.wire.channel import Channel as ChannelParser
 
-from .carried import connection_commands
 from .command import Command, Everywhere, Observed, Signalled
-from .describe import describe_place
-from .lane import Lane
-from .ledger import DeviceSections, Ledger
-from .outlet import Outlet
+from .lanes.lane import Lane
+from .lanes.relay import Relay
 from .parsers import PAGE_BYTES, page_bytes_of, parsers, unread_places
-from .place import channel_of, number_of
+from .places.place import channel_of, number_of
+from .places.trigger import chances
 from .plan import (
     Bandwidth,
     Blackhole,
@@ -36,11 +34,13 @@ from .plan import (
     StatePlace,
     Truncate,
 )
-from .relay import Relay
-from .scene import Scene
 from .sentence import action_name, action_words
-from .strikes import Strikes
-from .trigger import chances
+from .strikes.carried import connection_commands
+from .strikes.describe import describe_place
+from .strikes.ledger import DeviceSections, Ledger
+from .strikes.outlet import Outlet
+from .strikes.scene import Scene
+from .strikes.strikes import Strikes
 from .validate import validate_fault
 
 __all__ = ["FaultEngine", "validate_fault"]

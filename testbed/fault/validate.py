@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from testbed.wire import spans
 from testbed.wire.element import Span
 
-from .copies import is_whole_section
-from .parts import BIT_FIELDS, names_of
-from .place import ELEMENTS, channel_of
+from .places.parts import BIT_FIELDS, names_of
+from .places.place import ELEMENTS, channel_of
+from .places.trigger import REPLACES
 from .plan import (
     Bandwidth,
     Before,
@@ -50,7 +50,7 @@ from .plan import (
     Vcpus,
 )
 from .sentence import action_name
-from .trigger import REPLACES
+from .strikes.copies import is_whole_section
 
 SIGNALS = ("KILL", "STOP", "CONT")
 SECTION_FIELDS = {"header": spans.section(1), "footer": spans.FOOTER}

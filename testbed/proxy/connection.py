@@ -24,8 +24,8 @@ from testbed.fault.command import (
     Tarpit,
     Wait,
 )
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import Side
-from testbed.fault.relay import Passing
 from testbed.log import Log
 from testbed.wire import ChannelKind
 

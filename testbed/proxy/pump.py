@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from testbed.fault.command import Command, HalfClose, Observed, Send
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import Side
-from testbed.fault.relay import Passing
 
 from .outlet import Outlet
 from .pipes import Pipe, PipePool

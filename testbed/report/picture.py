@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from testbed.fault.memory import BlockSeen
+from testbed.fault.lanes.memory import BlockSeen
 from testbed.standalone.picture import Figures, Picture
 
 from .words import printable, shortened

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from testbed.fault.place import ELEMENTS
+from testbed.fault.places.place import ELEMENTS
 from testbed.fault.plan import Channel
 from testbed.wire.element import CommandType, MessageType
 

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from testbed.fault.memory import BlockSeen
+from testbed.fault.lanes.memory import BlockSeen
 from testbed.log import Event
 from testbed.proxy.migrations import Began, Change, Ended, Migration, Migrations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from testbed.fault.memory import BlockSeen
+from testbed.fault.lanes.memory import BlockSeen
 from testbed.fault.plan import Side
 from testbed.proxy import Proxy
 from testbed.proxy.connection import Connection

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from testbed.fault.command import Command, Observed, Send
 from testbed.fault.engine import FaultEngine
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import Side
-from testbed.fault.relay import Passing
 from testbed.wire import ChannelKind
 
 SOURCE, DESTINATION, BOTH = Side.SOURCE, Side.DESTINATION, Side.BOTH

@@ -22,6 +22,7 @@ from testbed.fault.command import (
 from testbed.fault.command import HalfClose as HalfCloseCommand
 from testbed.fault.command import Tarpit as TarpitCommand
 from testbed.fault.engine import RELAYS_MAX, FaultEngine
+from testbed.fault.lanes.relay import Relay
 from testbed.fault.plan import (
     Action,
     AfterFault,
@@ -49,7 +50,6 @@ from testbed.fault.plan import (
     Tarpit,
     Truncate,
 )
-from testbed.fault.relay import Relay
 from testbed.wire import ChannelKind
 
 STREAM = precopy()

@@ -10,7 +10,7 @@ from wire_helpers import postcopy, precopy
 
 from testbed.fault.command import Command, Observed
 from testbed.fault.engine import FaultEngine
-from testbed.fault.place import ELEMENTS
+from testbed.fault.places.place import ELEMENTS
 from testbed.fault.plan import (
     Action,
     Before,

@@ -6,8 +6,8 @@ import pytest
 from wire_helpers import recorded
 
 from testbed.decode.memory import BlockCounts
-from testbed.fault.memory import BLOCKS_MAX, OTHERS, BlockSeen, Memory
-from testbed.fault.watch import FORWARD, Watch
+from testbed.fault.lanes.memory import BLOCKS_MAX, OTHERS, BlockSeen, Memory
+from testbed.fault.lanes.watch import Watch
 from testbed.wire import MainChannel
 from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
 from testbed.wire.packet import MultifdPacket
@@ -57,7 +57,7 @@ def test_names_without_end_have_a_bound() -> None:
 @pytest.mark.parametrize("in_runs", [False, True])
 @pytest.mark.parametrize("name", ["qemu7.2-precopy", "qemu10.0-precopy"])
 def test_a_recorded_stream_is_counted_as_decode_counts_it(name: str, in_runs: bool) -> None:
-    channel, watch = MainChannel(in_runs=in_runs), Watch(FORWARD)
+    channel, watch = MainChannel(in_runs=in_runs), Watch("forward")
     expected: dict[str, BlockCounts] = {}
     for element in [*channel.feed(recorded(f"{name}.c0.fwd")), *channel.end()]:
         match element.value:

@@ -4,10 +4,10 @@ import pytest
 from fault_helpers import DESTINATION, SOURCE, passed
 from wire_helpers import device, head, ram_part, ram_start
 
-from testbed.fault import ledger
 from testbed.fault.command import Command, Observed
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Delete, Fault, SectionPlace
+from testbed.fault.strikes import ledger
 from testbed.wire import ChannelKind
 from testbed.wire.element import SectionType
 

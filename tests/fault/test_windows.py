@@ -10,6 +10,7 @@ from wire_helpers import parse, pieces, postcopy, precopy, recorded
 
 from testbed.fault.command import Command, Observed, Send
 from testbed.fault.engine import FaultEngine
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import (
     BlockPlace,
     Channel,
@@ -28,7 +29,6 @@ from testbed.fault.plan import (
     Swap,
     Vcpus,
 )
-from testbed.fault.relay import Passing
 from testbed.wire import ChannelKind, MainChannel
 from testbed.wire.element import RamPage
 

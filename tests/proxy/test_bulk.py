@@ -11,8 +11,8 @@ from wire_helpers import PAGES, precopy, ram_part
 
 from testbed.fault.command import Command
 from testbed.fault.engine import FaultEngine
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import Fault, FlipBits, OffsetPlace, Reset, SectionPlace, Side
-from testbed.fault.relay import Passing
 from testbed.proxy import pipes, pump, windows
 from testbed.wire import ChannelKind
 

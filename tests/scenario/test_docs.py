@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed.fault.place import ELEMENTS
+from testbed.fault.places.place import ELEMENTS
 from testbed.scenario.actions import ACTIONS, NEW
 from testbed.scenario.conditions import ConditionsModel
 from testbed.scenario.faults import plan_fault

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from testbed.fault.memory import BlockSeen
+from testbed.fault.lanes.memory import BlockSeen
 from testbed.log import Event
 from testbed.report.picture import drawn, size
 from testbed.standalone.picture import CHANNELS_MAX, ConnectionSample, Picture, Sample

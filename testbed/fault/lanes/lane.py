@@ -12,6 +12,15 @@ from functools import partial
 from mmap import mmap
 from typing import Generic, TypeVar
 
+from testbed.fault.command import Command, Observed, Send
+from testbed.fault.places.place import in_device_state
+from testbed.fault.plan import Channel, CommandPlace, ElementPlace, Fault, OffsetPlace, Replay
+from testbed.fault.strikes.carried import BETWEEN_BYTES
+from testbed.fault.strikes.describe import channel_words, direction_toward
+from testbed.fault.strikes.ledger import DEVICE_BYTES_MAX
+from testbed.fault.strikes.outlet import Outlet
+from testbed.fault.strikes.scene import Scene
+from testbed.fault.strikes.strikes import Strikes
 from testbed.wire import MainChannel, MultifdChannel, TlsChannel
 from testbed.wire.channel import Channel as ChannelParser
 from testbed.wire.element import (
@@ -33,16 +42,8 @@ from testbed.wire.element import (
 from testbed.wire.packet import MultifdInit
 from testbed.wire.piece import Piece
 
-from .carried import BETWEEN_BYTES
-from .command import Command, Observed, Send
 from .hold import Hold, begins_device_phase, package_bytes
-from .ledger import DEVICE_BYTES_MAX
-from .outlet import Outlet
-from .place import in_device_state
-from .plan import Channel, CommandPlace, ElementPlace, Fault, OffsetPlace, Replay
-from .scene import Scene
-from .strikes import Strikes
-from .watch import Watch, channel_words, direction_toward
+from .watch import Watch
 
 NOTED = frozenset(
     {

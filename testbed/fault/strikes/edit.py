@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.wire import EditError
-from testbed.wire.element import Element, RamFlag, RamPage
-from testbed.wire.piece import flipped, number
-from testbed.wire.structs import U64
-
-from .copies import Keeper, LastBytes, OlderPage, is_whole_section
-from .parts import with_bits
-from .place import Known, Miss, Range
-from .plan import (
+from testbed.fault.places.parts import with_bits
+from testbed.fault.places.place import Known, Miss, Range
+from testbed.fault.plan import (
     Delete,
     Duplicate,
     Fault,
@@ -24,6 +18,12 @@ from .plan import (
     StalePage,
     Swap,
 )
+from testbed.wire import EditError
+from testbed.wire.element import Element, RamFlag, RamPage
+from testbed.wire.piece import flipped, number
+from testbed.wire.structs import U64
+
+from .copies import Keeper, LastBytes, OlderPage, is_whole_section
 
 
 @dataclass(frozen=True, slots=True)

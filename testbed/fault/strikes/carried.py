@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .command import (
+from testbed.fault.command import (
     Command,
     End,
     Everywhere,
@@ -13,9 +13,9 @@ from .command import (
     StopListening,
     Wait,
 )
-from .command import HalfClose as HalfCloseCommand
-from .command import Tarpit as TarpitCommand
-from .plan import (
+from testbed.fault.command import HalfClose as HalfCloseCommand
+from testbed.fault.command import Tarpit as TarpitCommand
+from testbed.fault.plan import (
     Bandwidth,
     Blackhole,
     Close,

@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from testbed.fault.plan import Fault
 from testbed.wire import Layout
 from testbed.wire.element import Element, FileHeader, Payload, SectionHeader, SectionType
-
-from .plan import Fault
 
 DEVICE_BYTES_MAX = 16 << 20
 """Device state kept for comparison, and held while its boundaries are unknown; 0.5 MB seen."""

@@ -8,12 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from testbed.wire import Layout
-from testbed.wire.element import Element
-from testbed.wire.kinds import KINDS
-
-from .parts import part_of
-from .plan import (
+from testbed.fault.plan import (
     BlockPlace,
     Channel,
     ConnectionPlace,
@@ -25,6 +20,11 @@ from .plan import (
     SectionPlace,
     StatePlace,
 )
+from testbed.wire import Layout
+from testbed.wire.element import Element
+from testbed.wire.kinds import KINDS
+
+from .parts import part_of
 from .records import Records
 
 ELEMENTS = tuple(dict.fromkeys(kind for kind in KINDS.values() if kind != "opaque"))

@@ -9,20 +9,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import assert_never
 
-from testbed.wire.element import Element
-
-from .elements import ElementMatcher, NamedMatcher, OffsetMatcher
-from .pages import BlockMatcher, PageMatcher
-from .place import (
-    Known,
-    Matcher,
-    Miss,
-    Range,
-    channel_of,
-    number_of,
-    occurrence_of,
-)
-from .plan import (
+from testbed.fault.plan import (
     BlockPlace,
     Chance,
     Channel,
@@ -42,6 +29,19 @@ from .plan import (
     StalePage,
     StreamPlace,
     Swap,
+)
+from testbed.wire.element import Element
+
+from .elements import ElementMatcher, NamedMatcher, OffsetMatcher
+from .pages import BlockMatcher, PageMatcher
+from .place import (
+    Known,
+    Matcher,
+    Miss,
+    Range,
+    channel_of,
+    number_of,
+    occurrence_of,
 )
 from .records import Records
 from .sections import SectionMatcher

@@ -29,7 +29,6 @@ from testbed.wire.packet import MultifdDeviceState, MultifdInit, MultifdPacket
 from testbed.wire.runs import zeros
 
 from .memory import Memory
-from .plan import Channel, Side
 
 PARTS_MAX = 20
 """PART sections of one idstr that are logged one by one; then only counted."""
@@ -48,22 +47,8 @@ PROGRESS_SHARE = 64
 REQUESTS = frozenset({MessageType.REQ_PAGES, MessageType.REQ_PAGES_ID})
 WITH_VALUE = frozenset({MessageType.SHUT, MessageType.PONG, MessageType.RESUME_ACK})
 PAYLOAD_BYTES_MAX = 16
-FORWARD, RETURN_PATH = "forward", "return path"
 
 Fact = tuple[str, Mapping[str, Any]]
-
-
-def direction_toward(side: Side) -> str:
-    """The direction that leads to that side."""
-    return FORWARD if side is Side.DESTINATION else RETURN_PATH
-
-
-def channel_words(channel: Channel | None, number: int) -> str:
-    """A channel for people: `main`, `multifd 2`."""
-    if channel is None:
-        return "unnamed"
-    numbered = channel in (Channel.MULTIFD, Channel.TLS, Channel.UNKNOWN)
-    return f"{channel} {number}" if numbered else channel.value
 
 
 class Watch:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from mmap import mmap
 
+from testbed.fault.command import Command, End, Everywhere, HalfClose, Observed, Send
+from testbed.fault.plan import Channel, Side
 from testbed.wire.channel import Channel as ChannelParser
 
-from .command import Command, End, Everywhere, HalfClose, Observed, Send
 from .lane import Lane
-from .plan import Channel, Side
 from .watch import Watch
 
 

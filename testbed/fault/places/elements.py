@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from testbed.fault.plan import CommandPlace, ElementPlace, MessagePlace, OffsetPlace
 from testbed.wire.element import Command, Element, Message, Payload
 from testbed.wire.kinds import kind_of, name_of
 
 from .place import Known, Matcher, Range, byte_at, is_named, narrowed
-from .plan import CommandPlace, ElementPlace, MessagePlace, OffsetPlace
 from .records import Records
 from .sections import device_field
 

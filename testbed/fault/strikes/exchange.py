@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from testbed.fault.places.place import Miss
 from testbed.wire.element import Element, SectionFooter, SectionHeader
 from testbed.wire.kinds import kind_of
 
 from .copies import COPY_BYTES_MAX
 from .edit import Edit
-from .place import Miss
 
 Leaving = tuple[Element, Sequence[Edit]]
 """An element, and what else is to be done to it."""

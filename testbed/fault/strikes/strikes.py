@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from testbed.fault.places.place import Known, Miss
+from testbed.fault.places.records import Records
+from testbed.fault.places.trigger import Landmark, Lookout, Trigger
+from testbed.fault.plan import Channel, Delete, Duplicate, Fault, Swap
+from testbed.fault.sentence import action_name, action_words
 from testbed.wire.element import (
     Element,
     PageRun,
@@ -18,20 +23,14 @@ from testbed.wire.kinds import kind_of
 from .carried import connection_commands
 from .collector import Collector
 from .copies import Keeper, LastBytes
-from .describe import describe
+from .describe import channel_words, describe, direction_toward
 from .edit import Edit, edit_of
 from .exchange import Exchange
 from .ledger import Ledger
 from .outlet import Outlet
-from .place import Known, Miss
-from .plan import Channel, Delete, Duplicate, Fault, Swap
-from .records import Records
 from .removal import Removal
 from .scene import Scene
-from .sentence import action_name, action_words
 from .shown import Shown
-from .trigger import Landmark, Lookout, Trigger
-from .watch import channel_words, direction_toward
 
 
 class Strikes:

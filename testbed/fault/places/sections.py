@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from testbed.fault.plan import SectionPlace
 from testbed.wire.element import Element, Payload, SectionFooter, SectionHeader, SectionType
 
 from .place import FIELDS_SHOWN_MAX, Known, Matcher, Miss, Range, byte_at, byte_of, narrowed
-from .plan import SectionPlace
 from .records import Records
 
 FOOTER_BYTES = 5

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from math import ceil
 
+from testbed.fault.plan import BlockPlace, PagePlace
 from testbed.wire.element import Element, RamPage
 
 from .place import Known, Matcher, Range, narrowed
-from .plan import BlockPlace, PagePlace
 from .records import Records
 
 BLOCKS_MAX = 4096

@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import assert_never
 
+from testbed.fault.plan import (
+    BlockPlace,
+    Channel,
+    CommandPlace,
+    ConnectionPlace,
+    ElementPlace,
+    MessagePlace,
+    OffsetPlace,
+    PagePlace,
+    Place,
+    SectionPlace,
+    Side,
+    StatePlace,
+)
+from testbed.fault.sentence import size_words
 from testbed.wire.element import (
     Command,
     Element,
@@ -23,21 +38,6 @@ from testbed.wire.element import (
 )
 from testbed.wire.kinds import kind_of
 from testbed.wire.packet import MultifdInit, MultifdPacket, MultifdPages, MultifdPayload
-
-from .plan import (
-    BlockPlace,
-    Channel,
-    CommandPlace,
-    ConnectionPlace,
-    ElementPlace,
-    MessagePlace,
-    OffsetPlace,
-    PagePlace,
-    Place,
-    SectionPlace,
-    StatePlace,
-)
-from .sentence import size_words
 
 WORDS: Mapping[type[Value], str] = {
     SectionHeader: "header",
@@ -146,3 +146,16 @@ def _channel(channel: Channel, number: int | None) -> str:
         case Channel.PREEMPT:
             return "the preempt channel"
     return f"any {channel} channel"
+
+
+def direction_toward(side: Side) -> str:
+    """The direction that leads to that side."""
+    return "forward" if side is Side.DESTINATION else "return path"
+
+
+def channel_words(channel: Channel | None, number: int) -> str:
+    """A channel for people: `main`, `multifd 2`."""
+    if channel is None:
+        return "unnamed"
+    numbered = channel in (Channel.MULTIFD, Channel.TLS, Channel.UNKNOWN)
+    return f"{channel} {number}" if numbered else channel.value

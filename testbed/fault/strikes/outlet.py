@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .command import Command, End, Everywhere, GoDark, HalfClose, Observed, Send, Shape
+from testbed.fault.command import Command, End, Everywhere, GoDark, HalfClose, Observed, Send, Shape
+from testbed.fault.plan import Side
+
 from .kept import Kept
-from .plan import Side
 
 JOINED_BYTES_MAX = 1 << 16
 """Pieces that are sent at once as one: a segment each would be slow."""

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import assert_never
 
-from testbed.wire.element import Command, CommandType, Element, RamBlock, SectionHeader, SectionType
-
-from .copies import Keeper, LastBytes, OlderPage
-from .ledger import Ledger
-from .pages import BLOCKS_MAX
-from .place import channel_of
-from .plan import (
+from testbed.fault.places.pages import BLOCKS_MAX
+from testbed.fault.places.place import channel_of
+from testbed.fault.places.trigger import Draw, Landmark, Lookout, Trigger
+from testbed.fault.plan import (
     AfterFault,
     Before,
     Chance,
@@ -31,7 +28,10 @@ from .plan import (
     StreamPlace,
     Vcpus,
 )
-from .trigger import Draw, Landmark, Lookout, Trigger
+from testbed.wire.element import Command, CommandType, Element, RamBlock, SectionHeader, SectionType
+
+from .copies import Keeper, LastBytes, OlderPage
+from .ledger import Ledger
 
 
 class Scene:

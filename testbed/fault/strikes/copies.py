@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 
+from testbed.fault.places.pages import PageMatcher
+from testbed.fault.places.place import Known, Miss, Range, occurrence_of
+from testbed.fault.places.records import Records
+from testbed.fault.places.trigger import Lookout, matcher_of
+from testbed.fault.plan import Channel, PagePlace, Place, SectionPlace, StreamPlace
 from testbed.wire import xbzrle
 from testbed.wire.element import Element, RamFlag, RamPage
-
-from .pages import PageMatcher
-from .place import Known, Miss, Range, occurrence_of
-from .plan import Channel, PagePlace, Place, SectionPlace, StreamPlace
-from .records import Records
-from .trigger import Lookout, matcher_of
 
 COPY_BYTES_MAX = 16 << 20
 """Of what is kept to be sent twice, later, or in another order."""

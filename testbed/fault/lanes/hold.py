@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from testbed.fault.strikes.ledger import DEVICE_BYTES_MAX
 from testbed.wire import Layout
 from testbed.wire.element import (
     Certainty,
@@ -22,8 +23,6 @@ from testbed.wire.element import (
     VmDescription,
 )
 from testbed.wire.structs import U32
-
-from .ledger import DEVICE_BYTES_MAX
 
 
 class Hold:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from testbed.fault.plan import Fault
 from testbed.wire.element import Element
 
 from .kept import Kept
-from .plan import Fault
 from .shown import Shown
 
 

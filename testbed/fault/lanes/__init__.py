@@ -1,0 +1,1 @@
+"""The directions of a connection: bytes come in, are parsed, strike by strike go on."""
