@@ -22,7 +22,7 @@ class Migration:
     """What was seen of one migration.
 
     `shut` is the value that the destination closed the return path with: 0 is success. `whole` if
-    the stream came to its end. `struck` are faults' names, in order, once each.
+    the stream's end went on to the destination. `struck` are faults' names, in order, once each.
     """
 
     number: int
@@ -86,6 +86,7 @@ class Migrations:
                 if facts["channel"] == "tls" and self.current is None:
                     return self._begin(event, encrypted=True)
             case "file-header" if facts["connection"] in self._carriers:
+                self._leave_behind(event.facts["connection"])
                 return self._begin(event)
             case "connection-ended":
                 return self._connection_ended(event)
@@ -102,6 +103,13 @@ class Migrations:
     def _end(self) -> list[Change]:
         migration, self.current = self.current, None
         return [] if migration is None else [Ended(migration)]
+
+    def _leave_behind(self, main: int) -> None:
+        """What came before a main channel is an earlier migration's, and says nothing of this one.
+
+        A connection that went dark may outlive its migration: both ends have given it up.
+        """
+        self._carriers = {each: of for each, of in self._carriers.items() if each >= main}
 
     def _connection_ended(self, event: Event) -> list[Change]:
         channel = self._carriers.pop(event.facts["connection"], None)

@@ -713,3 +713,23 @@ def test_a_strike_is_told_with_its_bytes() -> None:
 
 def _is_strike(command: Command) -> TypeGuard[Observed]:
     return isinstance(command, Observed) and command.kind == "fault-struck"
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "point", "told"),
+    [
+        (SectionPlace("timer"), Reset(), Point.BEFORE, False),
+        (ElementPlace("ram-total"), Truncate(), Point.BEFORE, False),
+        (ElementPlace("eof"), Reset(), Point.BEFORE, False),
+        (ElementPlace("eof"), Reset(), Point.AFTER, True),
+        (ElementPlace("vmdesc"), Reset(), Point.BEFORE, True),
+        (SectionPlace("timer"), Delete(), Point.BEFORE, True),
+    ],
+)
+@pytest.mark.parametrize("step", STEPS)
+def test_the_end_of_the_stream_is_told_if_it_goes_on(
+    where: Place, what: Action, point: Point, told: bool, step: int
+) -> None:
+    commands = run(main(FaultEngine([fault(where, what, point=point)])), steps(STREAM, step))
+    kinds = [each.kind for each in commands if isinstance(each, Observed)]
+    assert kinds.count("eof") == told

@@ -73,6 +73,13 @@ def test_it_is_over_when_all_its_channels_are(told: Told) -> None:
     assert told.migrations.current is None
 
 
+def test_a_connection_that_outlives_its_migration_is_no_part_of_the_next(told: Told) -> None:
+    told.main(1).main(2).of(3, "multifd").whole(2).end(2).end(3)
+    assert told.said == ["1 begins", "1 cut", "2 begins", "2 whole"]
+    told.end(1)
+    assert told.said[4:] == []
+
+
 def test_bytes_of_all_its_channels_are_its_own(told: Told) -> None:
     told.main(1).of(2, "multifd")
     migration = told.migrations.current

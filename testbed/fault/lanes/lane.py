@@ -30,6 +30,7 @@ from testbed.wire.element import (
     CommandType,
     ConfigurationSubsection,
     Element,
+    EndOfStream,
     FileHeader,
     PageRun,
     Payload,
@@ -257,6 +258,8 @@ class Lane(Generic[Parser]):
                 self._tell(element)
             if armed:
                 self._leave_or_hold(element)
+            elif type(value) is EndOfStream and not self.outlet.shut:
+                self._tell_end(element)
         if watch is not None:
             for kind, facts in watch.progress(self.parser.fed, self.phase):
                 self.outlet.say(kind, facts)
@@ -301,7 +304,21 @@ class Lane(Generic[Parser]):
 
     def _leave(self, element: Element) -> None:
         self._next = element.end
-        self._strikes.leave(element)
+        if type(element.value) is EndOfStream:
+            self._leave_end(element)
+        else:
+            self._strikes.leave(element)
+
+    def _leave_end(self, element: Element) -> None:
+        """The stream's end leaves: it is told if it goes on, or waits for a fault to let it go."""
+        made, sent_bytes = self.outlet.apart(lambda: self._strikes.leave(element))
+        if sent_bytes or self._strikes.held_from is not None:
+            self._tell_end(element)
+        self.outlet.add(made)
+
+    def _tell_end(self, element: Element) -> None:
+        if self.watch is not None:
+            self.outlet.say("eof", {"offset": element.offset})
 
     def _must_hold(self, element: Element) -> bool:
         if type(element.value) not in HELD:

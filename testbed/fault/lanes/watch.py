@@ -10,7 +10,6 @@ from typing import Any
 from testbed.wire.element import (
     Command,
     Element,
-    EndOfStream,
     FileHeader,
     Message,
     MessageType,
@@ -94,8 +93,6 @@ class Watch:
                 yield from self._command(command, element)
             case Message() as message:
                 yield from self._message(message, element.offset)
-            case EndOfStream():
-                yield "eof", {"offset": element.offset}
             case VmDescription(text=text):
                 yield "vmdesc", {"offset": element.offset, "length": len(text)}
             case MultifdInit(channel_id=channel_id):
