@@ -405,6 +405,30 @@ def test_a_reader_undoes_what_a_killed_process_left_undone(tmp_path: Path) -> No
         assert names(images.open(path, read_only=True)) == ["old"]
 
 
+def outlived_journal(super_journal: Path) -> bytes:
+    """What a process leaves that is killed right after a commit to several files.
+
+    Source: https://sqlite.org/fileformat2.html#the_rollback_journal; SQLite's `src/pager.c`,
+    `writeSuperJournal`.
+    """
+    name = os.fsencode(super_journal)
+    header = bytes.fromhex("d9d505f920a163d7").ljust(512, b"\0")
+    pending_byte_page = (1 << 30) // (1 << 15) + 1
+    tail = len(name).to_bytes(4, "big") + sum(name).to_bytes(4, "big") + header[:8]
+    return header + pending_byte_page.to_bytes(4, "big") + name + tail
+
+
+def test_a_reader_is_not_kept_out_by_the_journal_of_what_was_committed(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    with Images() as images:
+        images.open(path).create_snapshot("new", date_ns=0)
+    journal = path.with_name(f"{path.name}-journal")
+    journal.write_bytes(outlived_journal(tmp_path / "a.img-mj0123456789"))
+    with Images() as images:
+        assert names(images.open(path, read_only=True)) == ["new"]
+    assert not journal.exists()
+
+
 class AgainstADict(RuleBasedStateMachine):
     """An image of four clusters behaves as a bytearray and a list of copies of it."""
 

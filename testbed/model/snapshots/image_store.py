@@ -149,7 +149,7 @@ class Store:
             self._schemas.clear()
 
     def _open(self, path: Path, schema: str) -> None:
-        uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={'ro' if self._read_only else 'rw'}"
+        uri = _uri(path, "ro" if self._read_only else "rw")
         if schema == "main":
             self._connection = sqlite3.connect(
                 uri,
@@ -211,8 +211,7 @@ def create_file(path: Path, schema: Sequence[str], insert: str, *values: object)
     except OSError as error:
         number = error.errno or errno.EIO
         raise ImageError(number, f"Could not create '{path}': {os.strerror(number)}") from error
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = NONE")
@@ -262,16 +261,24 @@ def _has_journal(path: Path) -> bool:
 
 
 def _recover(path: Path) -> None:
-    """Undo what a killed process left undone: a reader may not, and could not read."""
-    store = Store(read_only=False)
+    """Undo what a killed process left undone: a reader may not, and could not read.
+
+    With a connection of its own, whose locks end with what it does: an exclusive one leaves a
+    journal as it is whose super-journal is gone, because all was committed.
+    """
+    _check_file(path, read_only=False)
+    connection = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None, timeout=0)
     try:
-        store.attach(path)
-    except ImageError as error:
-        if error.number == errno.EAGAIN:
-            raise ImageError.in_use(path, read_only=True) from error
-        raise
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+    except _FAILED as error:
+        raise _of_opening(error, path, read_only=True) from error
     finally:
-        store.close()
+        connection.close()
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
 
 
 def _of_opening(error: Exception, path: Path, *, read_only: bool) -> ImageError:
