@@ -63,6 +63,7 @@ class Ram:
     blocks: dict[bytes, RamBlock] = field(default_factory=dict)
     last: RamBlock | None = None
     mapped: MappedFile | None = None  # mapped-ram: each page has its place in the file
+    runs: Follower = field(default_factory=Follower)  # what it expects of the next one
 
     def set_page_bytes(self, page_bytes: int) -> bool:
         """Take over the target page size that the stream states; false if it cannot be one."""
@@ -110,6 +111,8 @@ class RamSection:
         while True:
             short = self._pages()
             yield from self._reader.need(short, INSIDE)
+            if short > U64.size:  # the rest of a page record
+                continue
             word = yield from self._reader.u64(INSIDE)
             flags = word & (self._ram.page_bytes - 1)
             if flags in self.pages:
@@ -133,7 +136,7 @@ class RamSection:
         data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
         unpack, pages, page_spans = U64.unpack_from, self.pages, spans.page
         pos, base = reader.pos, reader.offset - reader.pos
-        runs = Follower(data, stop, ram.page_bytes) if ram.in_runs else None
+        runs = ram.runs.over(data, stop, ram.page_bytes) if ram.in_runs else None
         try:
             while stop - pos >= 8:
                 (word,) = unpack(data, pos)

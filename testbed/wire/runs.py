@@ -20,7 +20,7 @@ RECORDS_MAX = 1 << 16
 AT_ONCE_MAX = 2048
 """Records that are compared at once: their be64s fit into the first-level cache."""
 ATTEMPT = 16
-"""Records that are compared at first; four times as many after each success."""
+"""Records that are compared at first, and after a failure; four times as many after a success."""
 FOLLOWED_MAX = 4096
 """Records of a run that are read one by one: each is an integer in a list."""
 
@@ -62,11 +62,20 @@ def pages(run: PageRun) -> Iterator[tuple[int, bool, int]]:
 
 
 class Follower:
-    """Follows the page records with CONTINUE in `data[:stop]`; those complete in it."""
+    """Follows the page records with CONTINUE that are complete in what is in hand.
 
-    def __init__(self, data: bytes | mmap, stop: int, page_bytes: int) -> None:
+    How many are compared at once outlives a run: most go on where the window before ended.
+    """
+
+    def __init__(self) -> None:
+        self._data: bytes | mmap = b""
+        self._stop = self._page_bytes = 0
+        self._attempt = ATTEMPT
+
+    def over(self, data: bytes | mmap, stop: int, page_bytes: int) -> Follower:
+        """The same, now that `data[:stop]` is in hand."""
         self._data, self._stop, self._page_bytes = data, stop, page_bytes
-        self._steps = {_PAGE_CONTINUE: U64.size + page_bytes, _ZERO_CONTINUE: ZERO_RECORD_BYTES}
+        return self
 
     def follow(self, first: int, pos: int) -> tuple[Sequence[int], int]:
         """The records of a run that begins with `first`, without CONTINUE, and where it ends.
@@ -84,38 +93,43 @@ class Follower:
         """How many records continue `first` page by page, of the same kind, and where they end."""
         size = self._page_bytes
         word = (first | _CONTINUE) + size
-        step = self._steps[word & (size - 1)]
+        step = ZERO_RECORD_BYTES if word & _ZERO else U64.size + size
         last = ((1 << 64) - 1 - word) // size  # no address goes round
         left = min(RECORDS_MAX - 1, (self._stop - pos) // step, last)
-        done, attempt = 0, ATTEMPT
+        done = 0
         while left:
-            count = min(attempt, left)
+            count = min(self._attempt, left)
             same = self._same(pos, step, word + done * size, count)
             done += same
             pos += same * step
             left = left - count if same == count else 0
-            attempt = min(attempt * 4, AT_ONCE_MAX)
+            if same < count:
+                self._attempt = ATTEMPT
+            elif count == self._attempt:  # fewer are no reason to expect more
+                self._attempt = min(count * 4, AT_ONCE_MAX)
         return done, pos
 
     def _same(self, pos: int, step: int, word: int, count: int) -> int:
         """How many of `count` records from `pos` on are what `word` makes expect."""
         unit = ZERO_RECORD_BYTES if step == ZERO_RECORD_BYTES else U64.size
-        ones, climb = _pattern(count, unit, self._page_bytes)
-        with memoryview(self._data) as view, view[pos : pos + count * step] as all_bytes:
-            if unit == step:
-                got = int.from_bytes(all_bytes, "big") & ones * ((1 << 72) - 0x100)
-                expected = (ones * word + climb) << 8  # the byte that fills the page is any
-            else:
-                with all_bytes.cast("Q") as words, words[:: step // U64.size] as heads:
-                    got = int.from_bytes(heads.tobytes(), "big")
-                expected = ones * word + climb
+        ones, climb = _pattern(unit, self._page_bytes)
+        beyond = 8 * unit * (AT_ONCE_MAX - count)
+        ones >>= beyond
+        expected = ones * word + (climb >> beyond)
+        data = memoryview(self._data)[pos : pos + count * step]
+        if unit == step:
+            got = int.from_bytes(data, "big") & ones * ((1 << 72) - 0x100)
+            expected <<= 8  # the byte that fills the page is any
+        else:
+            got = int.from_bytes(data.cast("Q")[:: step // U64.size].tobytes(), "big")
         differ = (got ^ expected).bit_length()
         return count - -(-differ // (8 * unit))
 
     def _one_by_one(self, first: int, pos: int) -> tuple[list[int], int]:
         """Until a record is none of these, or so many were alike that they are compared at once."""
-        data, stop, steps = self._data, self._stop, self._steps
-        unpack, low, size = U64.unpack_from, self._page_bytes - 1, self._page_bytes
+        data, stop, size = self._data, self._stop, self._page_bytes
+        unpack, low = U64.unpack_from, size - 1
+        steps = {_PAGE_CONTINUE: U64.size + size, _ZERO_CONTINUE: ZERO_RECORD_BYTES}
         records, expected, alike = [first], first + size, 0
         while pos + U64.size <= stop and len(records) < FOLLOWED_MAX:
             (word,) = unpack(data, pos)
@@ -133,8 +147,8 @@ class Follower:
 
 
 @lru_cache(64)
-def _pattern(count: int, unit: int, step: int) -> tuple[int, int]:
-    """`count` numbers of `unit` bytes as one: each of them 1; and 0, step, 2 * step, ..."""
-    ones = int.from_bytes((1).to_bytes(unit, "big") * count, "big")
-    climb = b"".join((number * step).to_bytes(unit, "big") for number in range(count))
+def _pattern(unit: int, step: int) -> tuple[int, int]:
+    """`AT_ONCE_MAX` numbers of `unit` bytes as one: each of them 1; and 0, step, 2 * step, ..."""
+    ones = int.from_bytes((1).to_bytes(unit, "big") * AT_ONCE_MAX, "big")
+    climb = b"".join((number * step).to_bytes(unit, "big") for number in range(AT_ONCE_MAX))
     return ones, int.from_bytes(climb, "big")
