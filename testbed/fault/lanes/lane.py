@@ -101,12 +101,12 @@ class Lane(Generic[Parser]):
 
     def received(self, data: bytes) -> list[Command]:
         """Bytes came."""
-        return self._received(data, partial(self.parser.feed, data))
+        return self._received(data, 0, partial(self.parser.feed, data))
 
     def received_window(self, data: mmap, start: int, end: int) -> list[Command]:
         """Bytes `data[start:end]` came; see `Channel.feed_window` for whose the buffer is."""
-        chunk = memoryview(data)[start:end]
-        return self._received(chunk, partial(self.parser.feed_window, data, start, end))
+        feed = partial(self.parser.feed_window, data, start, end)
+        return self._received(memoryview(data)[:end], start, feed)
 
     def silence(self) -> list[Command]:
         """The sender has been silent for a while: what waits for more is decided now.
@@ -149,8 +149,8 @@ class Lane(Generic[Parser]):
             return False
         if not self._armed:
             return True
-        free = self._hold is None and self._strikes.leaves_pages
-        return free and isinstance(self.parser, MainChannel) and self.parser.is_page(data)
+        is_page = isinstance(self.parser, MainChannel) and self.parser.is_page(data)
+        return is_page and self._hold is None and self._strikes.leaves_pages
 
     @property
     def phase(self) -> str | None:
@@ -175,20 +175,21 @@ class Lane(Generic[Parser]):
         return self._is_unread
 
     def _received(
-        self, chunk: bytes | memoryview, feed: Callable[[], list[Element]]
+        self, data: bytes | memoryview, start: int, feed: Callable[[], list[Element]]
     ) -> list[Command]:
+        """Bytes `data[start:]` came; what is before them is room that may be used."""
         self._strikes.prune()
         if isinstance(self.parser, MultifdChannel | TlsChannel):
             self.parser.in_runs = not self._strikes.sees_bulk
         if self._reads_nothing():
-            return [] if self.outlet.shut else [Send(self.toward, chunk)]
+            return [] if self.outlet.shut else [Send(self.toward, data[start:])]
         if not self._armed:
-            self.outlet.put(chunk)
+            self.outlet.put(data[start:])
             self._elements(feed(), armed=False)
             self._next = self.parser.fed
             self._note_waiting(self.parser.pending)
             return self.outlet.taken()
-        self.outlet.kept.came(chunk, self.parser.fed)
+        self.outlet.kept.came(data, start, self.parser.fed)
         self._elements(feed(), armed=True)
         self._note_waiting(self.parser.fed - self._next)
         return self._taken()
@@ -261,8 +262,9 @@ class Lane(Generic[Parser]):
             elif type(value) is EndOfStream and not self.outlet.shut:
                 self._tell_end(element)
         if watch is not None:
-            for kind, facts in watch.progress(self.parser.fed, self.phase):
-                self.outlet.say(kind, facts)
+            fact = watch.progress(self.parser.fed, self.phase)
+            if fact is not None:
+                self.outlet.say(*fact)
 
     def _tell(self, element: Element) -> None:
         """Tell of an element that is no page, and remember what it tells."""

@@ -178,16 +178,17 @@ class Watch:
         self._singly += 1
         return self._singly <= SINGLY_MAX
 
-    def progress(self, at_bytes: int, phase: str | None) -> Iterator[Fact]:
+    def progress(self, at_bytes: int, phase: str | None) -> Fact | None:
         """How far the direction is, now and then; `at_bytes` have come."""
         self._bytes = at_bytes
         reported_bytes, reported_pages = self._reported
-        if at_bytes - reported_bytes >= max(
+        if at_bytes - reported_bytes < max(
             PROGRESS_BYTES, at_bytes // PROGRESS_SHARE
-        ) or self._pages - reported_pages >= max(PROGRESS_PAGES, self._pages // PROGRESS_SHARE):
-            self._reported = at_bytes, self._pages
-            facts = {"direction": self._direction, "channel": self.channel, "bytes": at_bytes}
-            yield "progress", {**facts, "pages": self._pages, "phase": phase}
+        ) and self._pages - reported_pages < max(PROGRESS_PAGES, self._pages // PROGRESS_SHARE):
+            return None
+        self._reported = at_bytes, self._pages
+        facts = {"direction": self._direction, "channel": self.channel, "bytes": at_bytes}
+        return "progress", {**facts, "pages": self._pages, "phase": phase}
 
     def totals(self, seen: str) -> Fact:
         """All that passed, when the direction has ended."""

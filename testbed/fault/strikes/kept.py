@@ -1,7 +1,8 @@
 """The bytes of a direction that have not gone on yet, by their offset.
 
 Of the chunk that came last nothing is copied: what goes on of it is a view, valid until the next
-one comes. What is left of it then is kept: the beginning of an element, as a rule.
+one comes. What is left of it then is kept: the beginning of an element, as a rule. Where a chunk
+has room in front of it, that goes there, and both go on as one piece.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ class Kept:
         self._chunk: bytes | memoryview = b""
         self._chunk_at = 0
 
-    def came(self, chunk: bytes | memoryview, offset: int) -> None:
-        """Have a chunk whose first byte is at that offset."""
-        self._chunk, self._chunk_at = chunk, offset
+    def came(self, data: bytes | memoryview, start: int, offset: int) -> None:
+        """Have the chunk `data[start:]`, whose first byte is at that offset."""
+        size = len(self._rest)
+        if isinstance(data, memoryview) and 0 < size <= start:
+            data[start - size : start] = self._rest
+            self._rest.clear()
+            start, offset = start - size, offset - size
+        self._chunk, self._chunk_at = data[start:], offset
         if not self._rest:
             self._rest_at = offset
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from testbed.fault.places.place import Known, Miss
 from testbed.fault.places.records import Records
-from testbed.fault.places.trigger import Landmark, Lookout, Trigger
+from testbed.fault.places.trigger import Draw, Landmark, Lookout, Trigger
 from testbed.fault.plan import Channel, Delete, Duplicate, Fault, Swap
 from testbed.fault.sentence import action_name, action_words
 from testbed.wire.element import (
@@ -62,13 +62,14 @@ class Strikes:
         self._keepers: list[tuple[str, Keeper]] = [
             (name, each) for name, each in scene.keepers.items() if each in mine
         ]
+        self._awaited: list[Landmark | Trigger | Draw] = []
         self._paged: list[Lookout] = []
         self._in_bulk = False
         self._exchange: Exchange | None = None
         self._collectors: list[Collector] = []
         self._doubled: list[Fault] = []  # their sections are on their way
         self._removal: Removal | None = None
-        self.prune()
+        self._forget()
 
     @property
     def is_armed(self) -> bool:
@@ -108,17 +109,21 @@ class Strikes:
         self._landmarks = [each for each in self._landmarks if self._is_here(each)]
         self._triggers = [each for each in self._triggers if self._is_here(each)]
         self._keepers = [each for each in self._keepers if self._is_here(each[1])]
-        self.prune()
+        self._forget()
 
     def prune(self) -> None:
         """Forget what is done, here or on another connection."""
-        if not (self._triggers or self._landmarks or self._keepers or self._paged):
-            return  # asked for each read
+        if any(each.is_done for each in self._awaited):  # seldom, and asked for each read
+            self._forget()
+
+    def _forget(self) -> None:
         draws = self._scene.draws
         self._landmarks = [each for each in self._landmarks if not each.is_done]
         self._triggers = [each for each in self._triggers if not each.is_done]
         self._keepers = [each for each in self._keepers if not draws[each[0]].is_done]
-        lookouts = [*self._landmarks, *self._triggers, *(keeper for _, keeper in self._keepers)]
+        seen: list[Landmark | Trigger] = [*self._landmarks, *self._triggers]
+        self._awaited = [*seen, *(draws[name] for name, _ in self._keepers)]
+        lookouts = [*seen, *(keeper for _, keeper in self._keepers)]
         self._paged = [each for each in lookouts if each.in_pages]
         self._in_bulk = any(each.in_bulk for each in lookouts)
 
