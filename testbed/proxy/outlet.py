@@ -89,7 +89,7 @@ class Outlet:
             return
         if self.line.is_clear:
             assert not self._kept, "it is blocked"
-            self._write_all(parts)
+            self._write(parts)
             return
         for data in parts:
             self.line.push(self._loop.time(), bytes(data))
@@ -126,10 +126,6 @@ class Outlet:
         """So many bytes have gone to the socket, past all this."""
         self.sent_bytes += count
 
-    def _count(self, took: int) -> None:
-        if not self.side.reset_seen:  # else they went nowhere
-            self.sent_bytes += took
-
     def move(self) -> None:
         """Write what was kept, and what is due by now."""
         if not self.is_stalled and self._write_kept():
@@ -142,22 +138,18 @@ class Outlet:
         self._kept.clear()
         self._cancel_timer()
 
-    def _write(self, data: memoryview) -> bool:
-        """Write; false if the socket is full, and the rest was kept."""
-        took = self.side.write(data)
-        self._count(took)
-        if took < len(data):
-            self._kept.appendleft(Write(data[took:]))
-            return False
-        return True
-
-    def _write_all(self, parts: Sequence[bytes | memoryview]) -> None:
-        took = self.side.write_all(parts)
-        self._count(took)
+    def _write(self, parts: Sequence[bytes | memoryview]) -> bool:
+        """Write; false if the socket is full, and the rest was kept, before all else."""
+        took = self.side.write(parts)
+        if not self.side.reset_seen:  # else they went nowhere
+            self.sent_bytes += took
+        rest = []
         for part in parts:
             if took < len(part):
-                self._kept.append(Write(memoryview(part)[took:]))
+                rest.append(Write(memoryview(part)[took:]))
             took = max(0, took - len(part))
+        self._kept.extendleft(reversed(rest))
+        return not rest
 
     def _write_kept(self) -> bool:
         """Write what was kept; false if the socket is full."""
@@ -167,7 +159,7 @@ class Outlet:
                 case Write() | Fin() if self.is_dark:
                     continue
                 case Write(data=data):
-                    if not self._write(data):
+                    if not self._write([data]):
                         return False
                 case Fin():
                     self.side.finish()

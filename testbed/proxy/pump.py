@@ -168,7 +168,7 @@ class Pump:
         """Read what came and have the engine answer; 0: no more will come; None: not yet."""
         if self._busy_reads < BUSY_READS:
             return self._read_little()
-        if self._recorder is None and self._outlet.is_clear and self._is_passing():
+        if self._recorder is None and self._is_passing() and self._outlet.is_clear:
             self._pipe = self._pipe or self._means.pipes.take()
             if self._pipe is not None:
                 return self._counted(self._pipe.fill(self._side))

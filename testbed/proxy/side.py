@@ -87,25 +87,11 @@ class SideSocket:
             self.reset_seen = True
             return 0
 
-    def write(self, data: bytes | memoryview) -> int:
-        """Send what the socket takes now, and say how much that was.
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Send what the socket takes now, and say how much that was; `PIECES_MAX` at most.
 
         A peer that is gone takes all, and nothing is said of that.
         """
-        if not self.takes:
-            return len(data)
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self.reset_seen = True
-            return len(data)
-
-    def write_all(self, parts: Sequence[bytes | memoryview]) -> int:
-        """As `write`, of several pieces that go one after the other; `PIECES_MAX` at most."""
-        if len(parts) == 1:
-            return self.write(parts[0])
         if self.takes:
             try:
                 return self._socket.sendmsg(parts)
