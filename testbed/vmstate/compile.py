@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, repeat
-from operator import getitem, setitem
+from operator import attrgetter, itemgetter, setitem
 from typing import Any, NamedTuple
 
 from .declare import (
@@ -55,34 +55,49 @@ class Leaf(NamedTuple):
     place: str | int
 
 
-class Row(NamedTuple):
+class Row:
     """Values that follow each other and have one owner."""
 
-    numbers: slice
-    owner: Steps
-    places: tuple[str | int, ...]
-    """All of them attributes, or all of them indices."""
+    def __init__(self, numbers: slice, owner: Steps, places: Sequence[str | int]) -> None:
+        self.numbers = numbers
+        self._owner, self._places = owner, places  # all of them attributes, or all of them indices
+        self._fetch, self._store = _access(*places)
+        self._is_one = len(places) == 1
 
-    def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
-        """Owner and place of each value."""
-        return repeat(walk(state, self.owner) if self.owner else state), self.places
+    def load(self, state: State, values: Sequence[Any]) -> None:
+        """Have the state hold these."""
+        owner = walk(state, self._owner) if self._owner else state
+        exhaust(map(self._store, repeat(owner), self._places, values))
+
+    def save(self, state: State) -> Sequence[Any]:
+        """What the state holds."""
+        found = self._fetch(walk(state, self._owner) if self._owner else state)
+        return (found,) if self._is_one else found
 
 
-class Column(NamedTuple):
+class Column:
     """The same value of each struct of an array."""
 
-    numbers: slice
-    array: Steps
-    length: int
-    owner: Steps
-    """From an element on."""
-    place: str | int
+    def __init__(self, numbers: slice, array: Steps, length: int, leaf: Leaf) -> None:
+        self.numbers = numbers
+        self._array, self._length, self._leaf = array, length, leaf  # that of an element
+        self._fetch, self._store = _access(leaf.place)
 
-    def found(self, state: State) -> tuple[Iterable[Any], Iterable[str | int]]:
-        """Owner and place of each value."""
-        elements = walk(state, self.array)[: self.length]
-        owners = [walk(each, self.owner) for each in elements] if self.owner else elements
-        return owners, repeat(self.place)
+    def moved(self, by: int, prefix: Steps) -> Column:
+        """The same of a larger run, whose state has this one's at `prefix`."""
+        return Column(_moved(self.numbers, by), prefix + self._array, self._length, self._leaf)
+
+    def load(self, state: State, values: Sequence[Any]) -> None:
+        """Have the state hold these."""
+        exhaust(map(self._store, self._owners(state), repeat(self._leaf.place), values))
+
+    def save(self, state: State) -> Sequence[Any]:
+        """What the state holds."""
+        return list(map(self._fetch, self._owners(state)))
+
+    def _owners(self, state: State) -> Sequence[Any]:
+        elements, owner = walk(state, self._array)[: self._length], self._leaf.owner
+        return [walk(each, owner) for each in elements] if owner else elements
 
 
 @dataclass(slots=True)
@@ -95,6 +110,8 @@ class Shape:
     """Of its values, in order."""
     leaves: list[Leaf] = field(default_factory=list)
     columns: list[Column] = field(default_factory=list)
+    arrays: list[tuple[Steps, int]] = field(default_factory=list)
+    """Of structs, and how many those have to be."""
     ends: list[tuple[int, bytes]] = field(default_factory=list)
     """Offsets behind structs, where a loader looks for a subsection, and how its name begins."""
 
@@ -104,23 +121,28 @@ class Shape:
             return False
         at = len(self.codings)
         self.leaves += [Leaf(at + n, prefix + owner, place) for n, owner, place in other.leaves]
-        self.columns += [
-            each._replace(numbers=_moved(each.numbers, at), array=prefix + each.array)
-            for each in other.columns
-        ]
+        self.columns += [each.moved(at, prefix) for each in other.columns]
+        self.arrays += [(prefix + array, length) for array, length in other.arrays]
         self._append(other)
         return True
 
     def add_array(self, inner: Shape, array: Steps, length: int) -> bool:
         """Append structs that are the elements of an array, and have no arrays themselves."""
-        if inner.columns or not inner.leaves or not self._has_room(inner, length):
+        if inner.arrays or not inner.leaves or not self._has_room(inner, length):
             return False
         at, stride = len(self.codings), len(inner.codings)
         numbers = slice(at, at + stride * length, stride)
-        self.columns += [
-            Column(_moved(numbers, number), array, length, owner, place)
-            for number, owner, place in inner.leaves
-        ]
+        self.arrays.append((array, length))
+        if length > len(inner.leaves):
+            self.columns += [
+                Column(_moved(numbers, leaf.number), array, length, leaf) for leaf in inner.leaves
+            ]
+        else:
+            self.leaves += [
+                Leaf(begin + n, (*array, index, *owner), place)
+                for index, begin in enumerate(range(at, at + stride * length, stride))
+                for n, owner, place in inner.leaves
+            ]
         for _ in range(length):
             self._append(inner)
         return True
@@ -143,11 +165,12 @@ class Run:
         self.nodes: dict[Any, FixedNodes] = {}
         """How they are described, by manner, once they were."""
         self._codec = struct.Struct(f">{shape.code}")
-        rows = [(row.numbers, row.found, *_access(row.places[0])) for row in _rows(shape.leaves)]
-        columns = [(each.numbers, each.found, *_access(each.place)) for each in shape.columns]
         # In the order of the stream: what is stored twice is what came last.
-        self._parts = sorted(rows + columns, key=lambda part: part[0].start)
-        self._columns, self._ends, codings = shape.columns, shape.ends, shape.codings
+        parts: list[Row | Column] = [*_rows(shape.leaves), *shape.columns]
+        parts.sort(key=lambda part: part.numbers.start)
+        self._parts = [(part.numbers, part.load, part.save) for part in parts]
+        self._arrays, self._ends, codings = shape.arrays, shape.ends, shape.codings
+        self._behind = [end for end, _ in shape.ends]
         self._decode = [(n, each.decode) for n, each in enumerate(codings) if each.decode]
         self._encode = [(n, each.encode) for n, each in enumerate(codings) if each.encode]
         self._sizes = [(n, each.size) for n, each in enumerate(codings) if each.code[-1] == "s"]
@@ -162,19 +185,20 @@ class Run:
         with source.in_hand() as view:
             if len(view) < self._wanted:
                 return False
-            for end, name in self._ends:
-                if view[end] == SUBSECTION and _may_begin_subsection(view[end:], name):
-                    return False
+            if SUBSECTION in map(view.__getitem__, self._behind):  # of which there are hundreds
+                for end, name in self._ends:
+                    if view[end] == SUBSECTION and _may_begin_subsection(view[end:], name):
+                        return False
             values: Sequence[Any] = self._codec.unpack_from(view)
-        for column in self._columns:
-            if len(walk(state, column.array)) < column.length:
+        for array, length in self._arrays:
+            if len(walk(state, array)) < length:
                 return False
         if self._decode:
             values = list(values)
             for number, decode in self._decode:
                 values[number] = decode(values[number])
-        for numbers, found, _, store in self._parts:
-            exhaust(map(store, *found(state), values[numbers]))
+        for numbers, put, _ in self._parts:
+            put(state, values[numbers])
         source.skip(self._codec.size)
         return True
 
@@ -182,8 +206,8 @@ class Run:
         """All of their bytes; None if they cannot be had at once."""
         values = self._unset.copy()
         try:
-            for numbers, found, fetch, _ in self._parts:
-                values[numbers] = list(map(fetch, *found(state)))
+            for numbers, _, fetch in self._parts:
+                values[numbers] = fetch(state)
             for number, encode in self._encode:
                 values[number] = encode(values[number])
             for number, size in self._sizes:
@@ -298,9 +322,11 @@ def _may_begin_subsection(view: memoryview, name: bytes) -> bool:
     return len(view) < HEAD_BYTES + length or view[HEAD_BYTES : HEAD_BYTES + len(name)] == name
 
 
-def _access(place: str | int) -> tuple[Any, Any]:
-    """How a value there is fetched from its owner, and stored."""
-    return (getitem, setitem) if isinstance(place, int) else (getattr, setattr)
+def _access(*places: Any) -> tuple[Any, Any]:
+    """How the values there are fetched from their owner, all at once, and one is stored."""
+    if isinstance(places[0], int):
+        return itemgetter(*places), setitem
+    return attrgetter(*places), setattr
 
 
 def _moved(numbers: slice, by: int) -> slice:
@@ -313,7 +339,7 @@ def _rows(leaves: Sequence[Leaf]) -> Iterator[Row]:
         row = [leaf for _, leaf in same]
         first, owner, _ = row[0]
         numbers = slice(first, first + len(row))
-        yield Row(numbers, owner, tuple(leaf.place for leaf in row))
+        yield Row(numbers, owner, [leaf.place for leaf in row])
 
 
 def unique_names(vmstate: VmState) -> list[str]:

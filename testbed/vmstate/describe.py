@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -69,13 +68,13 @@ def _text(value: Any, blank: str) -> str:
     return json.dumps(value)
 
 
-def _texts(values: list[Any], fixed: list[tuple[int, FixedNodes]], blank: str) -> Iterator[str]:
-    at = 0
+def _texts(values: list[Any], fixed: list[tuple[int, FixedNodes]], blank: str) -> list[str]:
+    texts, at = list[str](), 0
     for begin, nodes in fixed:
-        yield from (_text(each, blank) for each in values[at:begin])
+        texts += [_text(each, blank) for each in values[at:begin]]
         at = begin + len(nodes)
         if nodes:
             if blank not in nodes.texts:
-                nodes.texts[blank] = ", ".join(_text(each, blank) for each in nodes)
-            yield nodes.texts[blank]
-    yield from (_text(each, blank) for each in values[at:])
+                nodes.texts[blank] = ", ".join([_text(each, blank) for each in nodes])
+            texts.append(nodes.texts[blank])
+    return texts + [_text(each, blank) for each in values[at:]]

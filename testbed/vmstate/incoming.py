@@ -38,13 +38,12 @@ class Incoming:
 
     def in_hand(self) -> memoryview:
         """What came and was not read yet, uncopied; to be released before anything else is done."""
-        with memoryview(self._data) as view:
-            return view[self._at :]
+        return memoryview(self._data)[self._at :]
 
     def skip(self, count: int) -> None:
         """Have read the next `count` of the bytes in hand."""
-        assert count <= self.available, "what is skipped is there"
         self._at += count
+        assert self._at <= len(self._data), "what is skipped is there"
         self.offset += count
 
     def read(self, count: int) -> Story[bytes]:

@@ -55,7 +55,8 @@ class _Load:
 
     def load(self, vmstate: VmState, state: State, version_id: int) -> Story[None]:
         """Load a VMSD, its subsections included."""
-        _check_version(vmstate, int32(version_id))
+        if not vmstate.minimum_version_id <= version_id <= vmstate.version_id:
+            _check_version(vmstate, int32(version_id))
         if vmstate.pre_load is not None:
             vmstate.pre_load(state)
         for fields, exists, must_exist, run in plan(vmstate, version_id):

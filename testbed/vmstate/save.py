@@ -25,6 +25,8 @@ class Manner(Enum):
     QEMU_7_2 = "7.2"  # 6.0 to 9.2
     QEMU_10_0 = "10.0"
 
+    __hash__ = object.__hash__  # an Enum's own is slow, and what a run has is looked up by it
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from .declare import FIELD_BYTES_MAX, Coding, Element, Field, Info, Loader, Saver, Story
@@ -66,7 +66,7 @@ class Scalar(Info):
             return Coding(self.code, self.wire_bytes)
         return raw(field.num, self.wire_bytes, self.unpack, self.pack)
 
-    @property
+    @cached_property
     def wire_bytes(self) -> int:
         """Bytes of one value in the stream."""
         return _one(self.code).size
