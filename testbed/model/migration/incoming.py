@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from struct import Struct
 from typing import Protocol
 
 from testbed.model.profile import Profile
@@ -147,6 +148,11 @@ def number(file: Source, size: int) -> Story[int]:
     """A big-endian number of `size` bytes; see `get`."""
     data = yield from file.read(size)
     return int.from_bytes(data, "big") << 8 * (size - len(data))
+
+
+def numbers(file: Source, layout: Struct) -> Story[tuple[int, ...]]:
+    """Several of them, between which nothing is checked; see `get`."""
+    return layout.unpack((yield from get(file, layout.size)))
 
 
 def counted_string(file: Source) -> Story[str | None]:

@@ -9,9 +9,9 @@ import errno
 
 from testbed.vmstate import Incoming, Story, VmStateFailed, load
 from testbed.wire.element import SectionType
-from testbed.wire.structs import MAGIC, VERSION
+from testbed.wire.structs import IDS, MAGIC, VERSION
 
-from .incoming import MigrationIncoming, counted_string, number
+from .incoming import MigrationIncoming, counted_string, number, numbers
 from .incoming_commands import Quit, command
 from .registry import Entry
 
@@ -122,8 +122,7 @@ def _start_full(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     idstr = yield from counted_string(file)
     if idstr is None:
         raise VmStateFailed(EINVAL, f"Unable to read ID string for section {section_id}")
-    instance_id = yield from number(file, 4)
-    version_id = yield from number(file, 4)
+    instance_id, version_id = yield from numbers(file, IDS)
     if mis.profile.notices_short_reads:
         _check(file, "qemu_loadvm_section_start_full: Failed to read instance/version ID: {}")
     # Before 5.0 an instance_id was an int, to be printed and compared.

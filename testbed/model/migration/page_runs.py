@@ -27,7 +27,7 @@ after each success."""
 AT_ONCE_MAX = 64
 """Records that are compared at once: their pages fit into the second-level cache."""
 ZERO_BYTES = 1 << 16
-"""Memory that is compared with zeros at once when it is saved."""
+"""Memory that is compared with zeros at once."""
 KEPT = 256
 """So many formats, each of a number of records, are kept; a run to be saved has no more."""
 
@@ -38,8 +38,9 @@ def records(memory: mmap, first_bytes: int, count: int, size: int) -> tuple[list
     None of them names its block: they follow a record that does.
     """
     zeros, begins = _zeros(size), range(first_bytes, first_bytes + count * size, size)
-    if _is_zero(memory, first_bytes, count * size, size):
-        return [_zero_records(count).pack(*(begin | ZERO_AGAIN for begin in begins))], count
+    if _is_zero(memory, first_bytes, count * size):
+        words = range(first_bytes + ZERO_AGAIN, begins.stop + ZERO_AGAIN, size)
+        return [_zero_records(count).pack(*words)], count
     pages = [memory[begin : begin + size] for begin in begins]
     zero_pages = pages.count(zeros)
     plain, zero = U64.pack, ZERO_RECORD.pack
@@ -58,13 +59,12 @@ def records(memory: mmap, first_bytes: int, count: int, size: int) -> tuple[list
     return pieces, zero_pages
 
 
-def _is_zero(memory: mmap, begin: int, size_bytes: int, page_bytes: int) -> bool:
-    """Whether all of it is; looked at in pieces, after the first page, which tells mostly."""
-    if memory[begin : begin + page_bytes] != _zeros(page_bytes):
-        return False
-    left = range(begin + page_bytes, begin + size_bytes, ZERO_BYTES)
-    sizes = (min(ZERO_BYTES, begin + size_bytes - at) for at in left)
-    return all(memory[at : at + n] == _zeros(n) for at, n in zip(left, sizes, strict=True))
+def _is_zero(memory: mmap, begin: int, size_bytes: int) -> bool:
+    """Whether all of it is; `startswith` looks at it where it is, without a copy."""
+    zeros, end = _zeros(ZERO_BYTES), begin + size_bytes
+    with memoryview(memory) as view:
+        pieces = (view[at : min(at + ZERO_BYTES, end)] for at in range(begin, end, ZERO_BYTES))
+        return all(map(zeros.startswith, pieces))
 
 
 def place(view: memoryview, block: Block, *, once: bool) -> int:
@@ -150,11 +150,11 @@ def _place_plain(run: memoryview, data: mmap, words: range, size: int) -> bool:
 def _place_zeros(run: memoryview, data: mmap, words: range, size: int) -> bool:
     """The same, for zero pages: memory that is zero is not touched."""
     count = len(words)
-    if run != _zero_records(count).pack(*words):
+    if bytes(run) != _zero_records(count).pack(*words):
         return False
-    begin, zeros = words[0] - ZERO_AGAIN, _zeros(count * size)
-    if data[begin : begin + len(zeros)] != zeros:
-        data[begin : begin + len(zeros)] = zeros
+    begin, size_bytes = words[0] - ZERO_AGAIN, count * size
+    if not _is_zero(data, begin, size_bytes):
+        data[begin : begin + size_bytes] = bytes(size_bytes)
     return True
 
 

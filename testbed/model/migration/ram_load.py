@@ -25,8 +25,11 @@ VERSION = 4
 """`version_id` of the section, since 2009."""
 EINVAL, EEXIST = -errno.EINVAL, -errno.EEXIST
 FAILED = -1
-PAGES = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
-POSTCOPY_PAGES = RamFlag.ZERO | RamFlag.PAGE
+# Plain numbers: operators of flags are slow, and each record has several.
+EOS, CONTINUE, HOOK = int(RamFlag.EOS), int(RamFlag.CONTINUE), int(RamFlag.HOOK)
+COMPRESS_PAGE = int(RamFlag.COMPRESS_PAGE)
+POSTCOPY_PAGES = int(RamFlag.ZERO | RamFlag.PAGE)
+PAGES = POSTCOPY_PAGES | int(RamFlag.XBZRLE) | COMPRESS_PAGE
 COPY_AT = HOST_AT - (1 << 32)
 """Where a page is before it is placed, in the texts that tell addresses of the host's."""
 
@@ -78,12 +81,12 @@ class RamLoad:
         """
         if version_id != VERSION:
             raise VmStateFailed(EINVAL)
-        flags = RamFlag(0)
+        flags = 0
         host: Host | None = None
-        while not flags & RamFlag.EOS:
+        while not flags & EOS:
             self._in_hand(source)
             word = yield from number(source, 8)
-            flags, at = RamFlag(word & self._low), word & ~self._low
+            flags, at = word & self._low, word & ~self._low
             if self.memory.waits:
                 host = yield from self._postcopy_record(source, flags, at, host)
             else:
@@ -128,13 +131,13 @@ class RamLoad:
 
     # Records before postcopy
 
-    def _record(self, source: Source, flags: RamFlag, at: int) -> Story[None]:
-        if flags & RamFlag.COMPRESS_PAGE and not self.accepts_compressed:
+    def _record(self, source: Source, flags: int, at: int) -> Story[None]:
+        if flags & COMPRESS_PAGE and not self.accepts_compressed:
             raise VmStateFailed(EINVAL, "Received an unexpected compressed page")
         block = None
         if flags & PAGES:
             block = yield from self._block_of(source, flags, at)
-        kind = flags & ~RamFlag.CONTINUE
+        kind = flags & ~CONTINUE
         if kind == RamFlag.MEM_SIZE:
             yield from self._block_list(source, at)
         elif kind == RamFlag.EOS:
@@ -146,12 +149,12 @@ class RamLoad:
             RamFlag.COMPRESS_PAGE,
         ):
             yield from self._page(source, kind, block, at)
-        elif flags & RamFlag.HOOK:
+        elif flags & HOOK:
             raise VmStateFailed(EINVAL)  # RDMA's, and this is none
         else:
             raise VmStateFailed(EINVAL, self._unknown(flags))
 
-    def _page(self, source: Source, kind: RamFlag, block: Block, at: int) -> Story[None]:
+    def _page(self, source: Source, kind: int, block: Block, at: int) -> Story[None]:
         size = self.memory.target_page_bytes
         if kind == RamFlag.ZERO:
             block.place(at, (yield from get(source, 1)) * size)
@@ -163,12 +166,12 @@ class RamLoad:
             yield from self._compressed_page(source, block, at)
         block.received[at // size] = 1
 
-    def _block_of(self, source: Source, flags: RamFlag, at: int) -> Story[Block]:
+    def _block_of(self, source: Source, flags: int, at: int) -> Story[Block]:
         """Which block a record is of: the last one, or one by its name."""
         strict = self.memory.waits and self._profile.checks_postcopy_pages
         offset = f"Illegal RAM offset {at:x}"
         block, line = self._block, "Ack, bad migration stream!"
-        if not flags & RamFlag.CONTINUE:
+        if not flags & CONTINUE:
             idstr = (yield from self._name(source)).decode("latin-1")
             block, line = self.memory.find(idstr), f"Can't find block {idstr}"
             if block is not None and not block.is_migratable:
@@ -223,7 +226,7 @@ class RamLoad:
         if not whole and self._profile.notices_short_reads:
             raise VmStateFailed(FAILED, "decompress data failed")
 
-    def _unknown(self, flags: RamFlag) -> str:
+    def _unknown(self, flags: int) -> str:
         shown = f"{flags:#x}" if flags else self._profile.no_flags
         return f"Unknown combination of migration flags: {shown}"
 
@@ -274,7 +277,7 @@ class RamLoad:
     # Records in postcopy
 
     def _postcopy_record(
-        self, source: Source, flags: RamFlag, at: int, host: Host | None
+        self, source: Source, flags: int, at: int, host: Host | None
     ) -> Story[Host | None]:
         """Returns the host page that is not complete yet."""
         if self._profile.checks_postcopy_pages and source.error:
@@ -283,7 +286,7 @@ class RamLoad:
         if flags & POSTCOPY_PAGES:
             block = yield from self._block_of(source, flags, at)
             host = self._part_of(block, at, host)
-        match flags & ~RamFlag.CONTINUE:
+        match flags & ~CONTINUE:
             case RamFlag.EOS:
                 return host
             case (RamFlag.ZERO | RamFlag.PAGE) as kind:
@@ -314,7 +317,7 @@ class RamLoad:
             raise VmStateFailed(EINVAL, line)
         return host
 
-    def _target_page(self, source: Source, kind: RamFlag, host: Host, at: int) -> Story[None]:
+    def _target_page(self, source: Source, kind: int, host: Host, at: int) -> Story[None]:
         size = self.memory.target_page_bytes
         if kind == RamFlag.ZERO:
             data = (yield from get(source, 1)) * size

@@ -238,18 +238,19 @@ class RamSave:
             self.counters.duplicate += 1
             if differs:  # what the cache has of it would be stale
                 self._keep(block, page, data)
-            self._head(made, block, at | RamFlag.ZERO)
+            self._head(made, block, at + RamFlag.ZERO)
             made.add(b"\0")
             return
         if differs and self._send_difference(made, block, page, data, last_stage=last_stage):
             return
         self.counters.normal += 1
-        self._head(made, block, at | RamFlag.PAGE)
+        self._head(made, block, at + RamFlag.PAGE)
         made.add(data)
 
     def _head(self, made: Made, block: Block, word: int) -> None:
+        # A sum of address and flags is a number; `|` would make a flag of it, and keep that.
         if block is self._last:
-            made.add(U64.pack(word | RamFlag.CONTINUE))
+            made.add(U64.pack(word + RamFlag.CONTINUE))
             return
         idstr = block.idstr.encode("latin-1")
         made.add(U64.pack(word), bytes([len(idstr)]), idstr)
@@ -274,7 +275,7 @@ class RamSave:
             return False
         self.counters.xbzrle_pages += 1
         self.counters.xbzrle_bytes += len(difference)
-        self._head(made, block, page * len(data) | RamFlag.XBZRLE)
+        self._head(made, block, page * len(data) + RamFlag.XBZRLE)
         made.add(XBZRLE.pack(XBZRLE_ENCODING, len(difference)), difference)
         return True
 

@@ -111,7 +111,7 @@ class Entry:
             return True
         # A stream from before there were device paths.
         compat = self.compat
-        if compat is None or idstr not in self.idstr or compat.idstr != idstr:
+        if compat is None or compat.idstr != idstr:
             return False
         return instance_id in (compat.instance_id, self.alias_id)
 
@@ -200,7 +200,9 @@ class Registry:
 
     def find(self, idstr: str, instance_id: int) -> Entry | None:
         """`find_se`: whose section that is, by name, alias, or what it was called once."""
-        return next((each for each in self.entries if each.is_called(idstr, instance_id)), None)
+        # Most entries are nowhere near that name, and it is quick to see.
+        near = (each for each in self.entries if idstr in each.idstr)
+        return next((each for each in near if each.is_called(idstr, instance_id)), None)
 
     def blocked(self) -> str | None:
         """Why the machine cannot be migrated or saved, in QEMU's words; None if it can."""
