@@ -76,7 +76,7 @@ class Outlet:
     @property
     def is_blocked(self) -> bool:
         """No more may be given to it now; its socket, or `moved`, tells when that changes."""
-        if self.is_dark or self.side.gone or self.is_clear:
+        if self.is_clear or self.is_dark or self.side.gone:
             return False
         return bool(self._kept) or self.is_stalled or self.line.held_bytes > self._held_max()
 

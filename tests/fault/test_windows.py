@@ -123,6 +123,16 @@ def test_what_passes_unchanged_is_not_copied(faults: tuple[Fault, ...]) -> None:
     relay.ended(SOURCE)
 
 
+def test_what_a_window_had_left_goes_on_with_the_next_one_as_one_piece() -> None:
+    data = recorded("qemu7.2-precopy.c0.fwd")[: 4 << 20]  # up to there nothing is held
+    expected = through(FaultEngine(FAULTS["later"]), [data])
+    relay = main(FaultEngine(FAULTS["later"]))
+    size = 100_001
+    sent = [each for each in in_windows(relay, data, (size,)) if isinstance(each, Send)]
+    assert b"".join(each.data for each in sent) == expected
+    assert len(sent) < 1.2 * len(data) / size  # where something is told, there are two
+
+
 @pytest.mark.parametrize("number", [1, 100_000])
 def test_the_pages_of_a_multifd_channel_are_not_copied(number: int) -> None:
     data = recorded("qemu7.2-multifd.c1.fwd")

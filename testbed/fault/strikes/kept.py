@@ -7,8 +7,6 @@ has room in front of it, that goes there, and both go on as one piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 
 class Kept:
     """What is left of earlier chunks, and the last one behind it."""
@@ -30,15 +28,16 @@ class Kept:
         if not self._rest:
             self._rest_at = offset
 
-    def parts(self, start: int, end: int) -> Iterator[bytes | memoryview]:
+    def parts(self, start: int, end: int) -> list[bytes | memoryview]:
         """The bytes from `start` to `end`: what is left of earlier ones, then a piece of the chunk.
 
         The first is a copy, for it will move.
         """
-        if start < self._chunk_at:
-            yield self._before(start, min(end, self._chunk_at))
-        if end > self._chunk_at:
-            yield self._chunk[max(start - self._chunk_at, 0) : end - self._chunk_at]
+        at = self._chunk_at
+        if start >= at:
+            return [self._chunk[start - at : end - at]]
+        before = self._before(start, min(end, at))
+        return [before, self._chunk[: end - at]] if end > at else [before]
 
     def take(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`, copied."""
