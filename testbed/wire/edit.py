@@ -26,6 +26,12 @@ class Stream:
     def __init__(self, elements: Iterable[Element], layout: Layout | None = None) -> None:
         self._pieces = [Piece.of(element, layout) for element in elements]
 
+    def copy(self) -> Stream:
+        """The same once more, to be edited by itself."""
+        other = Stream(())
+        other._pieces[:] = self._pieces
+        return other
+
     def __bytes__(self) -> bytes:
         return b"".join(piece.raw for piece in self._pieces)
 

@@ -56,10 +56,11 @@ pytestmark = pytest.mark.live
 
 @dataclass(frozen=True)
 class Case:
-    """A damaged stream, and in which words it was damaged."""
+    """A damaged stream, in which words it was damaged, and whether only a device can judge it."""
 
     what: str
     stream: bytes
+    of_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Sent:
         self.elements = list(with_few_pages(elements))
         self.kinds = sorted({type(each.value).__name__ for each in self.elements})
         self.blocks = [each.value for each in self.elements if isinstance(each.value, RamBlock)]
-        self.layout = channel.layout
+        self._stream = Stream(self.elements, channel.layout)
         self.vmdesc = next(e.value.text for e in elements if isinstance(e.value, VmDescription))
         self.versions = {
             (each.section.idstr, each.section.instance_id): each.section.version_id
@@ -114,7 +115,7 @@ class Sent:
         }
 
     def stream(self):
-        return Stream(self.elements, self.layout)
+        return self._stream.copy()
 
     def judged(self, data):
         """What the model makes of it."""
@@ -130,13 +131,15 @@ class Sent:
         destination = Destination(machine, PROFILE)
         effects = destination.begin() + destination.feed(data) + destination.end()
         statuses = [each.status for each in effects if isinstance(each, Became)]
-        said = tuple(each.line for each in effects if isinstance(each, Say))
+        # A name with a newline in it makes two lines of stderr.
+        said = tuple(line for e in effects if isinstance(e, Say) for line in e.line.split("\n"))
         return Judged(statuses[-1] == "completed", said)
 
-    def cases(self, rng, count):
-        """So many damaged streams, by a seed."""
+    def cases(self, numbers):
+        """Damaged streams, each by its number and the seed."""
         whole = bytes(self.stream())
-        for _ in range(count):
+        for number in numbers:
+            rng = random.Random(f"{SEED} {number}")
             how = rng.choice((cut, field, byte_out, byte_in, element_out, twice, swapped, between))
             yield how(self, rng, whole)
 
@@ -186,8 +189,13 @@ def field(sent, rng, _whole):
     value = rng.choice(
         (rng.randbytes(span.size_bytes), b"\0" * span.size_bytes, b"\xff" * span.size_bytes)
     )
+    header = sent.elements[at].value
+    # Which of its fields an earlier version had, no description says.
+    older = span.name == "version_id" and isinstance(header, SectionHeader)
+    older = older and int.from_bytes(value, "big") < header.version_id
     stream.set(at, span.name, value, mend=False)
-    return Case(f"{span.name} of {named(sent, at)} = {value.hex()[:32]}", bytes(stream))
+    what = f"{span.name} of {named(sent, at)} = {value.hex()[:32]}"
+    return Case(what, bytes(stream), of_device=older)
 
 
 def byte_out(sent, rng, _whole):
@@ -304,6 +312,9 @@ OPINIONS = re.compile(
     r"|[0-9a-f]+ != [0-9a-f]+"
     r"|get_pci_config_device: Bad config data: .*"
     r"|inconsistent state in serial device .*"
+    r"|Input validation failed: .*"
+    r"|invalid parameter value: .*"
+    r"|Unsupported old non-softfloat CPU state"
     r"|error while loading state for instance 0x0 of device 'kvm-tpr-opt'"
 )
 """What a device says of its own: no description has it, so neither has the model."""
@@ -311,9 +322,18 @@ NUMBERED = re.compile(r"\[\d+\]$")
 """A description numbers the fields that a declaration has twice; QEMU's error does not."""
 
 
-EXPLAINED = re.compile(r"GLib: .*: failed to allocate \d+ bytes")
-"""What is said otherwise for a reason: QEMU aborts where it has no memory for a machine's name of
-4 GiB, and the model, which has a bound for it, says so and fails."""
+BEYOND_BOUND = re.compile(r"a field of -?\d+ bytes; at most \d+")
+UNKNOWN_BLOCK, NOT_ACCEPTED = 'Unknown ramblock "', '", cannot accept migration'
+
+
+def explained(real, ours):
+    """Whether it is known why QEMU says something else first."""
+    # It reads a machine's name of any size, or aborts where it has no memory for 4 GiB of it.
+    if BEYOND_BOUND.fullmatch(ours.first):
+        return True
+    # Of a name that is cut it prints what its buffer held before as well (`ram_load`, `id`).
+    cut = ours.first.removesuffix(NOT_ACCEPTED)
+    return cut.startswith(UNKNOWN_BLOCK) and real.first.startswith(cut)
 
 
 def same_text(real, ours):
@@ -330,10 +350,9 @@ def test_the_whole_stream_is_taken_in_by_both(sent):
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_damaged_streams_are_judged_alike(sent, part):
-    rng = random.Random(SEED)
     seen, verdicts, texts = Counter(), [], []
     opinions = Counter()
-    cases = list(sent.cases(rng, CASES))[part::PARTS]
+    cases = list(sent.cases(range(CASES)[part::PARTS]))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         theirs = pool.map(judged_by_qemu, [case.stream for case in cases])
         both = [
@@ -341,7 +360,7 @@ def test_damaged_streams_are_judged_alike(sent, part):
         ]
     for case, real, ours in both:
         seen[real.completed] += 1
-        if OPINIONS.fullmatch(real.first):
+        if case.of_device or OPINIONS.fullmatch(real.first):
             opinions[real.first.split(":")[0]] += 1
         elif ours.completed != real.completed:
             verdicts.append((case.what, real, ours))
@@ -350,4 +369,4 @@ def test_damaged_streams_are_judged_alike(sent, part):
     assert seen[True] > len(cases) // 20
     assert not verdicts, f"seed {SEED}"
     assert len(texts) <= (1 - SAME_TEXT) * (len(cases) - opinions.total()), texts
-    assert not [each for each in texts if not EXPLAINED.fullmatch(each[1].first)], f"seed {SEED}"
+    assert not [each for each in texts if not explained(*each[1:])], f"seed {SEED}"
