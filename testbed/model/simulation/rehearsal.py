@@ -43,7 +43,8 @@ class Rehearsal:
         booted = Guest(self.source.memory)
         booted.boot(boot_image(guest))
         self._run_until_filled(booted)
-        self._memory = bytes(self.source.main_block.data)
+        # Behind the pages that it has filled the guest never writes.
+        self._memory = bytes(self.source.main_block.data).rstrip(b"\0")
 
     def simulation(
         self, parameters: Parameters, link: Link, *, seed: int | None = None
@@ -55,7 +56,7 @@ class Rehearsal:
             link: between them.
             seed: of how what is sent arrives; None: as it is sent.
         """
-        self.source.main_block.data[:] = self._memory
+        self.source.main_block.data[: len(self._memory)] = self._memory
         for block in self.source.memory:
             block.written = bytearray(len(block.written))
         self.destination.ram.end()
