@@ -7,10 +7,9 @@ Source: QEMU `migration/vmstate.c`, `vmstate_save_state_v`, `vmsd_desc_field_sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from .compile import SUBSECTION, Step, plan
 from .declare import Element, Field, FieldNodes, FixedNodes, Node, State, VmState, read_path
@@ -28,8 +27,7 @@ class Manner(Enum):
     __hash__ = object.__hash__  # an Enum's own is slow, and what a run has is looked up by it
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """The payload of a section, and its description: `vmsd_name`, `version`, `fields`, ..."""
 
     data: bytes

@@ -14,6 +14,7 @@ Source: `testbed/guest/boot.asm` and `rule.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from testbed.guest.rule import (
     CHECK_FACTOR,
@@ -51,8 +52,7 @@ U32 = 0xFFFFFFFF
 STARTED = b"guest started\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """What came of an `advance`."""
 
     serial: bytes = b""
@@ -71,16 +71,14 @@ class Registers:
     owed: int  # esi: hundredths of a page
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameters:
+class _Parameters(NamedTuple):
     seed: int
     first_page: int
     page_count: int
     rate: int  # pages a second
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What memory says of the guest; without registers it is yet to be filled."""
 
     parameters: _Parameters

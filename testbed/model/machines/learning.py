@@ -10,7 +10,7 @@ import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.model.migration.registry import Entry, Registry
 from testbed.vmstate import (
@@ -49,8 +49,7 @@ MALFORMED = (AttributeError, IndexError, KeyError, RecursionError, TypeError, Va
 """What comes of a description that is none; the vmdesc is a peer's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(NamedTuple):
     """A device section as it came."""
 
     header: SectionHeader

@@ -11,7 +11,8 @@ and `softmmu/vl.c` for the texts; 7.2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from testbed.model.migration.configuration import Configuration, configuration
 from testbed.model.migration.incoming import Machine
@@ -57,8 +58,7 @@ class MachineError(Exception):
     """A machine that cannot be; the text is QEMU's, without the program's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nic:
+class Nic(NamedTuple):
     """A NIC: its device model, and its address as six numbers in hex with colons."""
 
     mac: str

@@ -10,7 +10,7 @@ import json
 import lzma
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.wire import MainChannel
 from testbed.wire.element import (
@@ -41,8 +41,7 @@ class Section:
     described: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """A machine."""
 
     machine: str

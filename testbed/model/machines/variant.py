@@ -9,7 +9,8 @@ Source: QEMU `hw/i386/pc.c`, `pc_cmos_init`; `hw/i386/pc_piix.c`, `pc_init1`; `h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from .recorded import MACS, Recording, Section
 
@@ -29,8 +30,7 @@ COREBOOT_AT = 4 + 0x57
 COREBOOT_UNIT = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What machines of one type may differ in."""
 
     memory_bytes: int

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from mmap import MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from typing import NamedTuple
 
 BLOCK_BYTES_MAX = 1 << 40
 """Of one block: what was never written takes no room, but has a byte for each page."""
@@ -80,8 +81,7 @@ class Block:
         self.received[first : first + count] = bytes((mark,)) * count
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(NamedTuple):
     """A page that has not come yet: who wants it waits until it has."""
 
     block: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from testbed.vmstate import Node, Source, State, Story, VmState
 
@@ -70,8 +70,7 @@ class Live(Protocol):
         """Load the payload of any of its sections; see `OldStyle.load`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compat:
+class Compat(NamedTuple):
     """What an entry with a device path was called before there were paths."""
 
     idstr: str

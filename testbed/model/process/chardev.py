@@ -9,8 +9,8 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from testbed.model.qmp.error import CommandError
 
@@ -22,8 +22,7 @@ COMPAT_KEYS = Keys("", SWITCHES, SWITCHES)
 """What may stand behind `unix:PATH` or `tcp:HOST:PORT`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chardev:
+class Chardev(NamedTuple):
     """One of them: a socket that is connected, or one that listens."""
 
     sock: socket.socket

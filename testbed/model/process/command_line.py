@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 SUFFIXES = {suffix: 1 << 10 * power for power, suffix in enumerate("bkmgtpe")}
@@ -237,8 +238,7 @@ GLOBALS = (
 SWITCH = ("on", "off")
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """The keys that an option takes."""
 
     first: str

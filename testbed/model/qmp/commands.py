@@ -6,8 +6,7 @@ Source of the texts: `qapi/qmp-dispatch.c`, `monitor/qmp-cmds.c`, `monitor/qmp.c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .error import CommandError
 from .schema import Array, Enum, Struct, Type
@@ -19,8 +18,7 @@ Raises `CommandError` to refuse. Whatever else it raises is a mistake of ours an
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """What `query-version` and the greeting say."""
 
     major: int
@@ -38,8 +36,7 @@ class Version:
         return f"{self.major}.{self.minor}.{self.micro}{self.package}"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command."""
 
     name: str

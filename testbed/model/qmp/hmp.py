@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .error import CommandError
 
@@ -21,8 +20,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\'\\nr])*)"')
 _ESCAPES = {"n": "\n", "r": "\r"}
 
 
-@dataclass(frozen=True, slots=True)
-class HmpCommand:
+class HmpCommand(NamedTuple):
     """One command."""
 
     names: str  # such as "stop|s"

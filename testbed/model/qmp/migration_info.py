@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.model.migration.effects import Status
 from testbed.model.profile import Profile
@@ -50,8 +50,7 @@ class RamInfo:
     postcopy_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class XbzrleInfo:
+class XbzrleInfo(NamedTuple):
     """`XBZRLECacheStats`."""
 
     cache_bytes: int = 0
@@ -63,8 +62,7 @@ class XbzrleInfo:
     overflow: int = 0  # pages
 
 
-@dataclass(frozen=True, slots=True)
-class SocketAddress:
+class SocketAddress(NamedTuple):
     """Where a destination listens: `inet` with host and port, or `unix` with a path."""
 
     host: str | None = None

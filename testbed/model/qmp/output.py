@@ -18,7 +18,7 @@ BUCKET_COUNT = 512
 KEYS_CACHED_MAX = 4096
 """A client can invent as many keys as it likes, in an `id`."""
 
-_SPECIAL = re.compile(r'["\\\x00-\x1f\x7f-\U0010ffff]')
+_SPECIAL = re.compile(r"[^ !#-\[\]-~]")  # the same said by what it is takes 7 ms to compile
 _SHORT = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 

@@ -8,8 +8,7 @@ capability is off. Source of names, defaults and texts: `qapi/migration.json` an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.model.profile import Profile
 
@@ -59,8 +58,7 @@ AGAINST_BACKGROUND_SNAPSHOT = (
 """In the order in which the first one is named: `check_caps_background_snapshot`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter."""
 
     name: str

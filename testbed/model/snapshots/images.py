@@ -15,10 +15,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from .image_error import ImageError
 from .raw_image import RawImage, check_range
@@ -53,8 +52,7 @@ _SCHEMA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """`QEMUSnapshotInfo`."""
 
     view: int  # of the file; no user sees it
@@ -66,8 +64,7 @@ class Snapshot:
     icount: int | None  # None: the machine does not count instructions
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """A machine's state that was written and belongs to no snapshot yet."""
 
     view: int

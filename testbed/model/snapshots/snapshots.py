@@ -15,8 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from testbed.model.profile import Profile
 from testbed.vmstate import VmStateFailed
@@ -61,8 +60,7 @@ class Machine(Protocol):
         """`qemu_loadvm_state`; raises `VmStateFailed` with what there is to say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(NamedTuple):
     """A block device by its name, such as `ide0-hd0`; without an image it is empty."""
 
     name: str
@@ -78,16 +76,14 @@ class Drive:
         return self.image.snapshots() if isinstance(self.image, Image) else []
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line that QEMU says, without program name, prefix or newline."""
 
     text: str
     shown: Shown
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of a command."""
 
     lines: tuple[Line, ...]

@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .images import Snapshot
@@ -27,8 +26,7 @@ class Shown(Enum):
     ERROR = "Error"  # the caller's: the human monitor says `Error: ` before it, stderr does not
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotTexts:
+class SnapshotTexts(NamedTuple):
     """One version's texts and rules; the names in braces are filled in."""
 
     error_prefix: str
