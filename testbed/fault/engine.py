@@ -12,6 +12,7 @@ from collections import Counter
 
 from testbed.wire import ChannelKind, Layout
 from testbed.wire.channel import Channel as ChannelParser
+from testbed.wire.successor import Phase
 
 from .command import Command, Everywhere, Observed, Signalled
 from .lanes.lane import Lane
@@ -142,6 +143,12 @@ class FaultEngine:
                 commands += more
         self._everywhere(commands)
         return commands + self._refusals()
+
+    @property
+    def awaits_recovery(self) -> bool:
+        """The last main channel is over, and was in postcopy: both ends are paused."""
+        main = self._last(Channel.MAIN)
+        return main is not None and main.is_over and main.phase == Phase.POSTCOPY
 
     def connection(self, number: int, kind: ChannelKind | None) -> Relay:
         """The relay of connection `number` of this attempt, told apart by its first bytes.

@@ -5,6 +5,8 @@ the connection that goes onward first does so only with its first bytes in hand,
 it is the one that came first, for a QEMU before 8.0 takes what comes first for the main channel,
 unless a main channel shows itself: then what came before it and is silent is a stranger. Later ones
 go onward at once, since the destination may wait for one that has nothing to say yet (preempt).
+So does the one that came first while postcopy is paused: who recovers it may ask the destination
+whether it does before the source has said a word, and a stranger can at worst have it pause again.
 Source: QEMU `migration/channel.c`, `migration_channel_read_peek`, 8.0 to 11.1; seen on 11.1.
 """
 
@@ -33,12 +35,19 @@ class Admission:
         """A connection came; it waits."""
         self._waiting.add(number)
 
-    def may_go(self, number: int, first: bytes, kind: ChannelKind | None) -> bool:
-        """True if a connection that waits may go onward, with these bytes in hand."""
+    def may_go(
+        self, number: int, first: bytes, kind: ChannelKind | None, *, paused: bool = False
+    ) -> bool:
+        """True if a connection that waits may go onward, with these bytes in hand.
+
+        `paused`: the destination waits for a postcopy to be recovered.
+        """
         if self._opened_by is not None:
             return bool(first) or number > self._opened_by
-        if self._onward or not first:
+        if self._onward:
             return False  # one is about to
+        if not first:
+            return paused and number == min(self._waiting)
         return kind in LEADERS or number == min(self._waiting)
 
     def goes(self, number: int) -> None:

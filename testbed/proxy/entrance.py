@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from testbed.fault.plan import Side
 from testbed.log import Log
 from testbed.wire import channel_of
@@ -17,7 +19,12 @@ SPEAKS_WITHIN_S = 30.0
 
 
 async def is_let_in(
-    connection: Connection, admission: Admission, log: Log, *, silent_after_s: float | None
+    connection: Connection,
+    admission: Admission,
+    log: Log,
+    *,
+    paused: Callable[[], bool],
+    silent_after_s: float | None,
 ) -> bool:
     """Wait until it may go onward; false if it never may: it has ended, or has been reset.
 
@@ -25,6 +32,7 @@ async def is_let_in(
         connection: is not joined yet; its source is only looked at.
         admission: says who may go.
         log: where a stranger is told.
+        paused: whether a recovery is waited for.
         silent_after_s: it goes onward all the same if it has said nothing for so long; None: it is
             reset after `SPEAKS_WITHIN_S`.
     """
@@ -32,7 +40,7 @@ async def is_let_in(
 
     def may_go() -> bool:
         first = connection.first_bytes(FIRST_BYTES) or b""
-        return admission.may_go(connection.number, first, channel_of(first))
+        return admission.may_go(connection.number, first, channel_of(first), paused=paused())
 
     def has_spoken() -> bool:
         return connection.first_bytes(FIRST_BYTES) is not None or may_go()

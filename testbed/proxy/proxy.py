@@ -25,14 +25,14 @@ from testbed.wire import ChannelKind, channel_of
 from .address import HERE, Address, OpensSockets, Sockaddr, peer_of, resolve
 from .admission import Admission
 from .connection import Connection, Surroundings
-from .entrance import FIRST_BYTES, is_let_in, tell_stray
+from .entrance import FIRST_BYTES, SPEAKS_WITHIN_S, is_let_in, tell_stray
 from .listener import Listener, error_text
 from .onward import connected, in_time
 from .poller import Poller
 from .pump import SILENCE_S, Means
 from .recording import Recorder
 from .side import SideSocket, set_to_reset
-from .stray import FIRST, LATER
+from .stray import FIRST, LATER, NOTHING_AT_ALL
 
 CONNECTIONS_MAX = 256
 """Open at one time; a source opens three and as many as it has multifd channels."""
@@ -305,7 +305,11 @@ class Proxy:
 
     async def _is_let_in(self, connection: Connection, admission: Admission) -> bool:
         return not self._peeks or await is_let_in(
-            connection, admission, self._log, silent_after_s=self._silent_after_s
+            connection,
+            admission,
+            self._log,
+            paused=lambda: self.engine.awaits_recovery,
+            silent_after_s=self._silent_after_s,
         )
 
     async def _is_past_faults(self, connection: Connection) -> bool:
@@ -334,15 +338,19 @@ class Proxy:
                 destination.reset()
             return
         connection.join(destination)
+        recovers = self.engine.awaits_recovery and not admission.is_open
         admission.went(connection.number)
         self._tell_waiting()
         if not self._peeks:
             await connection.run(self.engine.connection(connection.nth, None))
             return
-        await connection.until(
+        speaks = await connection.until(
             lambda: connection.first_bytes(FIRST_BYTES) is not None or destination.was_heard,
-            SILENCE_S,
+            SPEAKS_WITHIN_S if recovers else SILENCE_S,
         )
+        if recovers and not speaks:
+            tell_stray(self._log, connection, b"", NOTHING_AT_ALL)
+            connection.abort()
         if connection.source.gone:
             return
         self._identify(connection)

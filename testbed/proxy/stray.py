@@ -24,6 +24,7 @@ FIRST = (
     "'Not a migration stream'; from 11.1 'unknown channel magic'"
 )
 LATER = "a destination that waits for another channel takes it for that one; others never read it"
+NOTHING_AT_ALL = "a QEMU that waits for a recovery takes it for one, and is paused again at its end"
 NOTHING_FIRST = "it was not passed on, for it would end a waiting QEMU, or block its main loop"
 
 

@@ -10,7 +10,8 @@ RECOVERY, HTTP, PAGE = b"\x08\0\x0a\0", b"GET ", b"\0\0\0\0"
 class Story:
     """Connections that come one after the other, and what each has said."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, paused: bool = False) -> None:
+        self.paused = paused
         self.admission = Admission()
         self.said = dict.fromkeys(range(1, count + 1), b"")
         for number in self.said:
@@ -27,7 +28,7 @@ class Story:
     def _may(self, number: int) -> bool:
         first = self.said[number]
         kind: ChannelKind | None = channel_of(first)
-        return self.admission.may_go(number, first, kind)
+        return self.admission.may_go(number, first, kind, paused=self.paused)
 
     def goes(self, number: int) -> None:
         self.admission.goes(number)
@@ -39,6 +40,23 @@ def test_the_first_one_waits_until_it_speaks() -> None:
     story = Story(1)
     assert story.ready() == []
     assert story.says(1, MAIN) == [1]
+
+
+def test_while_postcopy_is_paused_the_first_one_need_not_speak() -> None:
+    story = Story(3, paused=True)
+    assert story.ready() == [1]
+    story.admission.goes(1)
+    assert story.ready() == []
+    story.admission.went(1)
+    del story.said[1]
+    assert story.ready() == [2, 3]
+
+
+def test_while_postcopy_is_paused_a_recovery_that_shows_itself_goes_first() -> None:
+    story = Story(2, paused=True)
+    assert story.says(2, RECOVERY) == [1, 2]
+    story.goes(2)
+    assert story.ready() == []
 
 
 def test_whatever_comes_first_and_speaks_goes_first() -> None:

@@ -1,8 +1,10 @@
 """Connections that are not what a source opens, or come in another order."""
 
+import asyncio
+
 import pytest
 from proxy_helpers import QUIET_S, proxied
-from wire_helpers import precopy
+from wire_helpers import precopy, recorded
 
 from testbed.fault.plan import Fault, FlipBits, OffsetPlace
 from testbed.proxy import proxy
@@ -117,6 +119,30 @@ async def test_after_all_have_ended_the_next_one_must_speak_first() -> None:
         await recovery.send(b"\x08\0\x0a\0")
         await rig.destination()
         identified = await rig.logged("connection-identified", connection=2)
+        assert identified.facts["channel"] == "recovery"
+
+
+async def test_while_postcopy_is_paused_the_next_one_goes_onward_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "SPEAKS_WITHIN_S", QUIET_S)
+    async with proxied() as rig:
+        cut = recorded("qemu7.2-recover.c0.fwd")
+        source, destination = await rig.pair(cut[:4])
+        await asyncio.gather(source.send(cut[4:]), destination.exactly(len(cut) - 4))
+        source.reset()
+        assert await destination.is_reset()
+        await rig.logged("connection-ended", connection=1)
+        await rig.source()
+        stranger = await rig.destination()
+        assert await stranger.is_reset()
+        told = await rig.logged("stray-connection", connection=2)
+        assert told.facts["what"] == "it says nothing"
+        recovery = await rig.source()
+        destination = await rig.destination()
+        await recovery.send(b"\x08\0\x0a\0")
+        assert await destination.exactly(4) == b"\x08\0\x0a\0"
+        identified = await rig.logged("connection-identified", connection=3)
         assert identified.facts["channel"] == "recovery"
 
 
