@@ -131,8 +131,9 @@ class Sent:
         destination = Destination(machine, PROFILE)
         effects = destination.begin() + destination.feed(data) + destination.end()
         statuses = [each.status for each in effects if isinstance(each, Became)]
-        # A name with a newline in it makes two lines of stderr.
-        said = tuple(line for e in effects if isinstance(e, Say) for line in e.line.split("\n"))
+        lines = [each.line for each in effects if isinstance(each, Say)]
+        # A name with a newline in it makes two lines of stderr, which is read as text.
+        said = tuple(part for each in lines for part in re.split("\r\n|[\r\n]", each))
         return Judged(statuses[-1] == "completed", said)
 
     def cases(self, numbers):
@@ -315,6 +316,7 @@ OPINIONS = re.compile(
     r"|Input validation failed: .*"
     r"|invalid parameter value: .*"
     r"|Unsupported old non-softfloat CPU state"
+    r"|\.\./\.\./hw/.*: Assertion `.*' failed\."
     r"|error while loading state for instance 0x0 of device 'kvm-tpr-opt'"
 )
 """What a device says of its own: no description has it, so neither has the model."""
@@ -330,6 +332,9 @@ def explained(real, ours):
     """Whether it is known why QEMU says something else first."""
     # It reads a machine's name of any size, or aborts where it has no memory for 4 GiB of it.
     if BEYOND_BOUND.fullmatch(ours.first):
+        return True
+    # Its virtio looks for a subsection behind its last field, where the footer would be.
+    if ours.first.startswith("check_section_footer: ") and "virtio" in real.first:
         return True
     # Of a name that is cut it prints what its buffer held before as well (`ram_load`, `id`).
     cut = ours.first.removesuffix(NOT_ACCEPTED)
