@@ -41,7 +41,7 @@ from testbed.fault.plan import (
     Swap,
     Truncate,
 )
-from testbed.wire import ChannelKind, Layout, MainChannel, Stream
+from testbed.wire import ChannelKind, MainChannel, Stream
 from testbed.wire.element import (
     Command,
     CommandType,
@@ -76,10 +76,11 @@ PARTS = {SectionHeader: "header", SectionFooter: "footer", Payload: "payload"}
 
 
 @lru_cache(1)
-def parsed(name: str) -> tuple[list[Element], Layout | None]:
+def parsed(name: str) -> tuple[list[Element], Stream]:
     parser = channel_for(name, recorded(name))
     elements = parse(parser, [recorded(name)])
-    return elements, parser.layout if isinstance(parser, MainChannel) else None
+    layout = parser.layout if isinstance(parser, MainChannel) else None
+    return elements, Stream(elements, layout)
 
 
 def carried(name: str) -> tuple[ChannelKind, Channel]:
@@ -112,9 +113,9 @@ class Edits:
         self, name: str, seed: int, turns: Iterable[tuple[int, int]] | None = None
     ) -> None:
         self.rng = random.Random(seed)
-        self.elements, layout = parsed(name)
+        self.elements, stream = parsed(name)
         self.channel = carried(name)[1]
-        self.stream = Stream(self.elements, layout)
+        self.stream = stream.copy()
         self.faults: list[Fault] = []
         self.kinds = [kind_of(element.value) for element in self.elements]
         seen: Counter[tuple[str, str]] = Counter()
