@@ -117,10 +117,16 @@ class Pump:
         self._host.turned()
 
     def reset(self) -> None:
-        """The sender has reset the connection, seen while writing to it: pass it on, once."""
-        if not self._reset:
-            self._sender_ended()
-            self.turn()
+        """The sender has reset the connection, seen while writing to it: pass it on, once.
+
+        What it sent before that goes first: its last word may be why it did.
+        """
+        if self._reset:
+            return
+        while not (self._busy or self.deaf) and self._carry_out() and (count := self._read()):
+            self.received_bytes += count
+        self._sender_ended()
+        self.turn()
 
     def close(self) -> None:
         """It is over; give back what it used."""

@@ -64,25 +64,28 @@ class SideSocket:
         return self.read(count, socket.MSG_PEEK)
 
     def read(self, count: int, flags: int = 0) -> bytes | None:
-        """What the peer sent next; empty at its FIN, its RST, and once this side is gone."""
-        if self.gone or self.reset_seen:
+        """What the peer sent next; empty at its FIN, its RST, and once this side is gone.
+
+        What it sent before an RST that a write has met is still there to be read.
+        """
+        if self.gone:
             return NOTHING
         try:
             return self._socket.recv(count, flags)
         except BlockingIOError:
-            return None
+            return NOTHING if self.reset_seen else None
         except OSError:
             self.reset_seen = True
             return NOTHING
 
     def read_into(self, room: memoryview) -> int | None:
         """Read into `room`; 0 at the peer's FIN, its RST, and once this side is gone."""
-        if self.gone or self.reset_seen:
+        if self.gone:
             return 0
         try:
             return self._socket.recv_into(room)
         except BlockingIOError:
-            return None
+            return 0 if self.reset_seen else None
         except OSError:
             self.reset_seen = True
             return 0
@@ -103,12 +106,12 @@ class SideSocket:
 
     def splice_to(self, pipe: int, count: int) -> int | None:
         """Have the kernel move what came into an empty pipe; as `read_into`."""
-        if self.gone or self.reset_seen:
+        if self.gone:
             return 0
         try:
             return os.splice(self.fd, pipe, count, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
         except BlockingIOError:
-            return None
+            return 0 if self.reset_seen else None
         except OSError:
             self.reset_seen = True
             return 0

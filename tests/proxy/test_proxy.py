@@ -107,6 +107,17 @@ async def test_megabytes_pass_unchanged() -> None:
 # Faults, as the peers see them.
 
 
+async def test_what_was_sent_before_a_reset_goes_on_even_if_a_write_meets_it_first() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        # Nothing is waited for in between, so the proxy sees all of it at once, the write first.
+        source.socket.send(STREAM[4:8])
+        destination.socket.send(b"last word")
+        destination.reset()
+        assert await source.exactly(9) == b"last word"
+        assert await source.is_reset()
+
+
 @pytest.mark.parametrize("side", Side)
 async def test_a_reset_is_seen_as_reset(side: Side) -> None:
     async with proxied(fault(HERE, Reset(side))) as rig:
