@@ -8,7 +8,7 @@ import socket
 import sys
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from qmp_helpers import VERSION, Machine, answers, connected, listening, within
 
@@ -75,13 +75,16 @@ INTEGERS = st.integers(-(1 << 63), (1 << 64) - 1)
 """Those that QEMU has as integers; what is beyond them it has as a double."""
 
 
-@given(st.recursive(st.none() | st.text() | INTEGERS, st.lists), st.text())
+TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cn")))
+"""QEMU has no surrogates by themselves, and no noncharacters: text with one is no JSON to it."""
+
+
+@given(st.recursive(st.none() | TEXTS | INTEGERS, st.lists), TEXTS)
 def test_the_id_comes_back_with_any_answer(value, name):
     session = Session(some_commands(), VERSION)
     for command in ("qmp_capabilities", name, "slow"):
         session.receive(execute(command, id=value))
         drain(session)
-    assume(r"\uFFFD" not in session.output.decode())  # QEMU has no noncharacters
     lines = [json.loads(line) for line in session.output.splitlines()[1:]]
     assert [line["id"] for line in lines] == [value] * 3
 
