@@ -507,6 +507,7 @@ async def test_a_yank_breaks_the_connection(side):
         await slow(source)
         await source.execute("migrate", uri=await listens(destination))
         await destination.has("active")
+        await source.has("active")  # until then there is no connection of its that it could break
         yanked = source if side == "source" else destination
         assert {"type": "migration"} in await yanked.execute("query-yank")
         await yanked.execute("yank", instances=[{"type": "migration"}])
