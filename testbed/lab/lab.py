@@ -108,11 +108,11 @@ class Lab:
             EndpointError: an endpoint could not be started.
             OSError: the environment refused a namespace, link or socket.
         """
-        touched = plan.announce is not None
-        async with Topology.guests(interposable=touched) as net, hosting() as host:
+        announce = plan.announce
+        async with Topology.guests(interposable=announce is not None) as net, hosting() as host:
             lab = cls(plan, log, net, host)
-            if plan.announce is not None:
-                lab._uplink = await host(interposed_uplink(net, plan.announce, log)).entered()
+            if announce is not None:
+                lab._uplink = await host(interposed_uplink(net, announce, log)).entered()
             await host(lab._watching()).entered()  # a guest may speak as soon as it runs
             # Both sides start side by side, and the rest is built meanwhile: they take longest.
             source = host(lab._endpoint("source", plan.source))

@@ -123,8 +123,8 @@ class Pump:
         """
         if self._reset:
             return
-        while not (self._busy or self.deaf) and self._carry_out() and (count := self._read()):
-            self.received_bytes += count
+        while not (self._busy or self.deaf) and self._carry_out() and self._read():
+            pass
         self._sender_ended()
         self.turn()
 
@@ -152,7 +152,6 @@ class Pump:
             if count is None:
                 self._wait()
                 return
-            self.received_bytes += count
             if not count:
                 self._sender_ended()
                 continue
@@ -233,7 +232,8 @@ class Pump:
             self._queue.extend(commands)
 
     def _counted(self, count: int | None) -> int | None:
-        """Note if that was all there was."""
+        """Note how much came, and whether the direction is busy."""
+        self.received_bytes += count or 0
         if count is not None and count >= BUSY_BYTES:
             self._busy_reads = min(self._busy_reads + 1, BUSY_READS_MAX)
         elif count is not None:
