@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 KIND = click.Choice(["model", "qemu"])
 
 
+def _some_machine(_: click.Context, __: click.Parameter, machine: str | None) -> str | None:
+    if machine is not None and not machine.strip():
+        usage("--machine: expected a machine type such as pc-i440fx-7.2, got nothing")
+    return machine
+
+
 @click.command("run", short_help="Run scenarios.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 @click.option("--endpoint", type=KIND, help="What both sides are: the model of QEMU, or QEMU.")
@@ -50,6 +56,13 @@ KIND = click.Choice(["model", "qemu"])
 )
 @click.option(
     "--destination-qemu", metavar="COMMAND", help="The destination is this QEMU, likewise."
+)
+@click.option(
+    "--machine",
+    metavar="TYPE",
+    callback=_some_machine,
+    help="QEMU's -M, in place of the scenarios' `guest.machine`. An alias such as `pc` is the "
+    "newest type that both sides have.",
 )
 @click.option(
     "--accel",
@@ -85,6 +98,7 @@ def run_command(
     profile: str | None,
     source_qemu: str | None,
     destination_qemu: str | None,
+    machine: str | None,
     accel: str,
     junit: Path | None,
     json: Path | None,
@@ -114,6 +128,7 @@ def run_command(
         accel,
         seed,
         _server(toxiproxy),
+        machine,
     )
     kinds = {settings.source.kind, settings.destination.kind}
     if profile is not None and "model" not in kinds:

@@ -1,4 +1,4 @@
-"""What QEMU a command is: its version, its machine types, whether it has KVM. For `doctor`."""
+"""What QEMU a command is: its version, and whether it has KVM. For `doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from .process import Process
 ANSWERS_WITHIN_S = 5.0
 
 VERSION = re.compile(r"^QEMU emulator version (\d+)\.(\d+)\.(\d+)")
-MACHINE = re.compile(r"^(?!Supported )(\S+) +\S")  # a name, then what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,6 @@ class QemuIdentity:
     command: tuple[str, ...]
     version: tuple[int, int, int] | None = None
     banner: str = ""  # first line of `--version`: the distribution's version is in it
-    machines: tuple[str, ...] = ()
     kvm: bool = False
     error: str | None = None
 
@@ -36,28 +34,26 @@ async def identify(command: Sequence[str]) -> QemuIdentity:
     """Ask a command what it is. It is run some times; whatever goes wrong is in the result."""
     command = tuple(command)
     try:
-        said = await _output(*command, "--version")
+        said = await output(*command, "--version")
         banner = next(iter(said), "")
         version = VERSION.match(banner)
         if version is None:
             return QemuIdentity(
                 command, error=f"{shlex.join(command)} is no QEMU: it said {banner!r}"
             )
-        machines = [MACHINE.match(line) for line in await _output(*command, "-machine", "help")]
         major, minor, micro = map(int, version.groups())
         return QemuIdentity(
             command,
             version=(major, minor, micro),
             banner=banner,
-            machines=tuple(match[1] for match in machines if match),
             kvm=await choose_accelerator(command) == "kvm",
         )
     except EndpointError as error:
         return QemuIdentity(command, error=str(error))
 
 
-async def _output(*argv: str) -> list[str]:
-    """Run a command to its end and return its lines.
+async def output(*argv: str) -> list[str]:
+    """Run a command to its end and return the lines that it wrote.
 
     Raises:
         EndpointError: it is not there, failed, or did not end in time.

@@ -19,9 +19,6 @@ DEFAULT_QEMU = ("qemu-system-x86_64",)
 MODEL_COMMAND = (sys.executable, "-P", "-m", "testbed.model")
 """-P: no module in the user's working directory takes the place of one of ours."""
 
-ALIASES = {"pc": "pc-i440fx", "q35": "pc-q35"}
-"""Machine types that mean another one in each version (QEMU `hw/i386/pc_piix.c`, `pc_q35.c`)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -49,24 +46,6 @@ def model(profile: str = DEFAULT_PROFILE) -> Program:
     """
     assert profile in PROFILES
     return Program((*MODEL_COMMAND, "--profile", profile), profile)
-
-
-def common_machine(machine: str, source: Program, destination: Program) -> str:
-    """The machine type that both sides know as the same.
-
-    `pc` is each version's own: where a model meets a QEMU, it is that of the model's version. Two
-    QEMUs are left to what they were told, as it is not known yet what they are.
-
-    Args:
-        machine: QEMU's `-M`, its options included.
-        source: of a run.
-        destination: of the same.
-    """
-    models = [each for each in (source, destination) if each.profile is not None]
-    name, comma, options = machine.partition(",")
-    if len(models) != 1 or name not in ALIASES:
-        return machine
-    return f"{ALIASES[name]}-{models[0].profile}{comma}{options}"
 
 
 def shared_accelerator(source: Program, destination: Program) -> str | None:

@@ -136,7 +136,10 @@ class Lab:
     async def _endpoint(
         self, side: str, plan: SidePlan, *, incoming: bool = False
     ) -> AsyncIterator[Qemu]:
-        """An endpoint of the run; writes `endpoint-ready` (kind, profile or null, version)."""
+        """An endpoint of the run; writes `endpoint-ready`.
+
+        Its facts: kind, profile (null: a QEMU), version, machine (its `-M`).
+        """
         host = self.net.source if side == "source" else self.net.destination
         guest = self.net.source_guest if side == "source" else self.net.destination_guest
         async with Qemu.start(
@@ -155,6 +158,7 @@ class Lab:
                 kind=plan.program.kind,
                 profile=plan.program.profile,
                 version=list(endpoint.version),
+                machine=plan.machine.machine,
             )
             yield endpoint
 

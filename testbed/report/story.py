@@ -71,7 +71,8 @@ def _devices(facts: Any) -> str:
 
 def _ready(facts: Any) -> str:
     name = "the model of QEMU" if facts["kind"] == "model" else "QEMU"
-    return f"is {name} {'.'.join(map(str, facts['version']))}"
+    machine = f", machine {facts['machine']}" if "machine" in facts else ""
+    return f"is {name} {'.'.join(map(str, facts['version']))}{machine}"
 
 
 def _toxiproxy(facts: Any) -> str:

@@ -104,4 +104,5 @@ def _failure_lines(result: Result) -> Iterator[str]:
     for side in ("source", "destination"):
         for event in list(result.log.find("stderr", side))[-STDERR_LINES:]:
             yield f"{side} stderr: {shortened(event.facts['line'], TEXT_MAX)}"
+    yield f"source: {result.source}; destination: {result.destination}"
     yield f"repeat: {result.repeat_command}"

@@ -21,16 +21,21 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one side was: `model` with its profile, or `qemu`; None for a version never said."""
+    """What one side was: `model` with its profile, or `qemu`.
+
+    `version` and `machine` (its `-M`) are None if it never started.
+    """
 
     kind: str
     profile: str | None = None
     version: str | None = None
+    machine: str | None = None
 
     def __str__(self) -> str:
         known = self.version or self.profile
         name = "model of QEMU" if self.kind == "model" else "QEMU"
-        return f"{name} {known}" if known else name
+        machine = f", machine {self.machine}" if self.machine else ""
+        return f"{name} {known}{machine}" if known else name
 
 
 @dataclass(frozen=True, slots=True)

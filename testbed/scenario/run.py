@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns.inside import FOLDER
 from testbed.endpoint.base import MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
-from testbed.endpoint.program import QEMU, Program, common_machine, model, shared_accelerator
+from testbed.endpoint.program import QEMU, Program, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, stamps_said
 from testbed.lab.lab import Lab, LabPlan, SidePlan
@@ -39,6 +39,9 @@ class Settings:
     accelerator: str = "auto"
     seed: int | None = None
     toxiproxy: str | None = None  # HOST:PORT, in place of the scenario's
+    machine: str | None = None  # QEMU's -M, in place of the scenario's `guest.machine`
+    machines: Mapping[str, str] = field(default_factory=dict)
+    """What each `-M` of the scenario is on both sides; `machines.py` finds it out."""
 
 
 def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: str) -> LabPlan:
@@ -48,11 +51,11 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
     seed = written.seed if settings.seed is None else settings.seed
 
     def side(own: schema.SideMachine, program: Program, *, paused: bool) -> SidePlan:
-        machine = own.machine or guest.machine
+        machine = own.machine or settings.machine or guest.machine
         return SidePlan(
             program,
             MachineSpec(
-                machine=common_machine(machine, settings.source, settings.destination),
+                machine=settings.machines.get(machine, machine),
                 memory_bytes=guest.memory,
                 cpus=guest.cpus,
                 accelerator=accelerator,

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +27,7 @@ from testbed.log import Event, Log
 from .detour import Detour, detour
 from .expect import as_played, judge
 from .lacks import Lacks
+from .machines import with_machines
 from .result import Played, Result
 from .run import Settings, play
 from .scenario import Scenario
@@ -87,6 +88,8 @@ def run(
             on_event(event)
 
         try:
+            settings = with_machines(options.settings, scenario)
+            options = replace(options, settings=settings)
             with (
                 _detour(scenario, options.settings) as way,
                 Sandbox.start(
@@ -277,14 +280,18 @@ def _lacking(event: Event) -> str:
 
 def _played(program: Program, log: Log, side: str) -> Played:
     ready = log.first("endpoint-ready", side)
-    version = None if ready is None else ".".join(map(str, ready.facts["version"]))
-    return Played(program.kind, program.profile, version)
+    if ready is None:
+        return Played(program.kind, program.profile)
+    version = ".".join(map(str, ready.facts["version"]))
+    return Played(program.kind, program.profile, version, ready.facts.get("machine"))
 
 
 def _repeat_command(scenario: Scenario, options: Options) -> str:
     words = ["testbed", "run", str(scenario.path), "--seed", str(_seed(scenario, options))]
     settings = options.settings
     words += _endpoint_words(settings)
+    if settings.machine is not None:
+        words += ["--machine", settings.machine]
     if settings.toxiproxy is not None:
         words += ["--toxiproxy", settings.toxiproxy]
     if settings.accelerator != Settings().accelerator:

@@ -117,6 +117,7 @@ def test_a_file_that_is_not_there_is_said(name: str) -> None:
         (["--repeat", "0"], "'--repeat'"),
         (["--seed", "-1"], "'--seed'"),
         (["--accel", "xen"], "'--accel'"),
+        (["--machine", ""], "--machine: expected a machine type"),
         (["--endpoint", "bochs"], "'--endpoint'"),
         (["--profile", "3.0"], "'--profile'"),
         (["--source", "model", "--source-qemu", "q"], "--source model and --source-qemu"),

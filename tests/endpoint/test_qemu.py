@@ -451,12 +451,11 @@ async def test_leaving_a_saved_stream_early_leaves_nothing() -> None:
 
 
 @pytest.mark.live
-async def test_a_qemu_is_known_by_version_and_machine_types() -> None:
+async def test_a_qemu_is_known_by_its_version() -> None:
     found = await identify(["qemu-system-x86_64"])
     assert found.error is None
     assert found.version >= (5, 2, 0)
     assert found.banner.startswith("QEMU emulator version ")
-    assert {"pc", "q35", "none"} <= set(found.machines)
     assert found.kvm == (await choose_accelerator(["qemu-system-x86_64"]) == "kvm")
 
 

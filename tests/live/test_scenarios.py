@@ -95,7 +95,9 @@ def test_reports_say_what_both_sides_were(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = json.loads(report.read_text())["results"]
     assert result["source"]["kind"] == "qemu"
-    assert result["destination"] == {"kind": "model", "profile": "2.9", "version": "2.9.0"}
+    machine = "pc-i440fx-2.9"
+    told = {"kind": "model", "profile": "2.9", "version": "2.9.0", "machine": machine}
+    assert result["destination"] == told
     assert result["repeat"].endswith("--seed 1 --source qemu --profile 2.9")
 
 

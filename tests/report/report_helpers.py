@@ -71,8 +71,8 @@ def result(
         1.25,
         7,
         f"testbed run scenarios/{name}.yaml --seed 7",
-        Played("model", "7.2", "7.2.22"),
-        Played("qemu", None, "10.0.13"),
+        Played("model", "7.2", "7.2.22", "pc-i440fx-7.2"),
+        Played("qemu", None, "10.0.13", "pc-i440fx-7.2"),
         reason,
         lacks,
     )

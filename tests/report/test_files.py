@@ -40,8 +40,8 @@ def test_junit_says_what_both_sides_were(tmp_path: Path) -> None:
     suite = suite_of(tmp_path / "junit.xml", RESULTS[:1])
     properties = suite.findall("testcase/properties/property")
     assert {each.get("name"): each.get("value") for each in properties} == {
-        "source": "model of QEMU 7.2.22",
-        "destination": "QEMU 10.0.13",
+        "source": "model of QEMU 7.2.22, machine pc-i440fx-7.2",
+        "destination": "QEMU 10.0.13, machine pc-i440fx-7.2",
     }
 
 
@@ -119,8 +119,18 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         "verdict": "failed-clean",
         "duration_s": 1.25,
         "seed": 7,
-        "source": {"kind": "model", "profile": "7.2", "version": "7.2.22"},
-        "destination": {"kind": "qemu", "profile": None, "version": "10.0.13"},
+        "source": {
+            "kind": "model",
+            "profile": "7.2",
+            "version": "7.2.22",
+            "machine": "pc-i440fx-7.2",
+        },
+        "destination": {
+            "kind": "qemu",
+            "profile": None,
+            "version": "10.0.13",
+            "machine": "pc-i440fx-7.2",
+        },
         "repeat": "testbed run scenarios/two.yaml --seed 7",
         "reason": "",
         "lacks": None,

@@ -64,9 +64,11 @@ def test_a_failure_has_its_checks_its_events_both_stderrs_and_how_to_repeat_it()
     assert lines[6] == "events around the fault:"
     assert any("fault-struck" in line and "damage_mark" in line for line in lines)
     assert not any("process-started" in line for line in lines)
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "destination stderr: qemu-system-x86_64: Missing section footer for cpu",
         "destination stderr: qemu-system-x86_64: load of migration failed: Invalid argument",
+        "source: model of QEMU 7.2.22, machine pc-i440fx-7.2; "
+        "destination: QEMU 10.0.13, machine pc-i440fx-7.2",
         "repeat: testbed run scenarios/bad_footer_mark.yaml --seed 7",
     ]
 

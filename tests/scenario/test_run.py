@@ -10,6 +10,7 @@ import pytest
 from testbed.endpoint.program import Program, model, qemu
 from testbed.log import Log
 from testbed.scenario.load import load
+from testbed.scenario.machines import with_machines
 from testbed.scenario.run import Lacks, Settings, lab_plan, other_endpoint, play
 from testbed.scenario.session import Options, _repeat_command
 
@@ -54,11 +55,47 @@ def test_a_scenario_may_be_for_other_endpoints(tmp_path: Path) -> None:
     )
 
 
-def test_a_model_and_a_qemu_are_the_same_machine(tmp_path: Path) -> None:
-    plan = lab_plan(scenario(tmp_path), Settings(model("2.9"), qemu()), tmp_path, "tcg")
-    assert plan.source.machine.machine == "pc-i440fx-2.9,usb=off"
-    assert plan.destination.machine.machine == "pc-q35-2.9"
-    assert (plan.source.program, plan.destination.program) == (model("2.9"), qemu())
+def sides(path: Path, settings: Settings) -> tuple[str, str]:
+    """The -M of both sides."""
+    settings = with_machines(settings, scenario(path))
+    plan = lab_plan(scenario(path), settings, path, "tcg")
+    return plan.source.machine.machine, plan.destination.machine.machine
+
+
+def listing(path: Path, version: str) -> Program:
+    """A command that answers `-machine help` as a QEMU of that version, and counts how often."""
+    fake = path / f"qemu-{version}"
+    fake.write_text(f"""#!/bin/sh
+echo asked >> {path}/asked
+echo "Supported machines are:"
+echo "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-{version})"
+echo "pc-i440fx-{version}        Standard PC (i440FX + PIIX, 1996) (default)"
+echo "pc-i440fx-2.9        Standard PC (i440FX + PIIX, 1996) (deprecated)"
+echo "q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-{version})"
+echo "pc-q35-{version}           Standard PC (Q35 + ICH9, 2009)"
+echo "pc-q35-2.9           Standard PC (Q35 + ICH9, 2009)"
+""")
+    fake.chmod(0o755)
+    return qemu([str(fake)])
+
+
+def test_an_alias_is_the_newest_machine_type_of_both_sides(tmp_path: Path) -> None:
+    newer, older = listing(tmp_path, "9.0"), listing(tmp_path, "8.1")
+    assert sides(tmp_path, Settings(newer, older)) == ("pc-i440fx-2.9,usb=off", "pc-q35-2.9")
+    assert sides(tmp_path, Settings(newer, newer)) == ("pc-i440fx-9.0,usb=off", "pc-q35-9.0")
+    assert sides(tmp_path, Settings(model("2.9"), older))[0] == "pc-i440fx-2.9,usb=off"
+    assert (tmp_path / "asked").read_text().split() == ["asked", "asked"]  # each once
+
+
+def test_a_machine_of_the_command_line_stands_in_place_of_the_scenarios(tmp_path: Path) -> None:
+    newer, older = listing(tmp_path, "9.0"), listing(tmp_path, "8.1")
+    got = sides(tmp_path, Settings(newer, older, machine="pc-i440fx-8.1"))
+    assert got == ("pc-i440fx-8.1", "pc-q35-2.9")
+
+
+def test_a_side_that_cannot_be_asked_is_lacking(tmp_path: Path) -> None:
+    with pytest.raises(Lacks, match="/nowhere/qemu is not there"):
+        sides(tmp_path, Settings(qemu(["/nowhere/qemu"]), model()))
 
 
 @pytest.mark.parametrize(("given", "seed"), [(None, 1), (0, 0), (7, 7)])
@@ -77,6 +114,7 @@ CHROOT = ("chroot", "/srv/trixie", "qemu-system-x86_64")
     [
         (Settings(), []),
         (Settings(model("2.9"), model("2.9")), ["--profile", "2.9"]),
+        (Settings(machine="q35"), ["--machine", "q35"]),
         (Settings(qemu(), qemu(), "tcg"), ["--endpoint", "qemu", "--accel", "tcg"]),
         (Settings(qemu(), model()), ["--source", "qemu"]),
         (
