@@ -1,0 +1,130 @@
+"""Options that say what scenarios are played on, for all commands that play some."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.model.profile import PROFILES
+
+from .shared import QEMU, command_words, usage
+
+if TYPE_CHECKING:
+    from testbed.endpoint.program import Program
+    from testbed.scenario.run import Settings
+
+KIND = click.Choice(["model", "qemu"])
+
+
+def _some_machine(_: click.Context, __: click.Parameter, machine: str | None) -> str | None:
+    if machine is not None and not machine.strip():
+        usage("--machine: expected a machine type such as pc-i440fx-7.2, got nothing")
+    return machine
+
+
+OPTIONS = (
+    click.option("--endpoint", type=KIND, help="What both sides are: the model of QEMU, or QEMU."),
+    click.option("--source", type=KIND, help="What the source is.  [default: model]"),
+    click.option("--destination", type=KIND, help="What the destination is.  [default: model]"),
+    click.option(
+        "--profile", type=click.Choice(list(PROFILES)), help="A model's version.  [default: 7.2]"
+    ),
+    click.option(
+        "--source-qemu",
+        metavar="COMMAND",
+        help=f"The source is this QEMU: a binary, or a command that ends in it.  [qemu: {QEMU}]",
+    ),
+    click.option(
+        "--destination-qemu", metavar="COMMAND", help="The destination is this QEMU, likewise."
+    ),
+    click.option(
+        "--machine",
+        metavar="TYPE",
+        callback=_some_machine,
+        help="QEMU's -M, in place of the scenarios' `guest.machine`. An alias such as `pc` is the "
+        "newest type that both sides have.",
+    ),
+    click.option(
+        "--accel",
+        type=click.Choice(["auto", "kvm", "tcg"]),
+        default="auto",
+        show_default=True,
+        help="Of QEMU: KVM where it works, else TCG; or one of them. A model has TCG's devices.",
+    ),
+    click.option(
+        "--toxiproxy",
+        metavar="HOST:PORT",
+        help="Lead all connections through this Toxiproxy server, with the scenario's toxics.",
+    ),
+    click.option("--seed", type=click.IntRange(0), help="Of the guest's memory and of chance."),
+)
+
+
+def played_on(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these options; it is called with the `settings` that they make."""
+
+    @functools.wraps(command)
+    def with_settings(
+        *,
+        endpoint: str | None,
+        source: str | None,
+        destination: str | None,
+        profile: str | None,
+        source_qemu: str | None,
+        destination_qemu: str | None,
+        machine: str | None,
+        accel: str,
+        toxiproxy: str | None,
+        seed: int | None,
+        **others: Any,
+    ) -> None:
+        from testbed.scenario.run import Settings
+
+        settings = Settings(
+            _program("source", source, endpoint, profile, source_qemu),
+            _program("destination", destination, endpoint, profile, destination_qemu),
+            accel,
+            seed,
+            _server(toxiproxy),
+            machine,
+        )
+        _check(settings, profile)
+        command(settings=settings, **others)
+
+    for option in reversed(OPTIONS):
+        with_settings = option(with_settings)
+    return with_settings
+
+
+def _check(settings: Settings, profile: str | None) -> None:
+    """Refuse what no pair of these kinds can have."""
+    kinds = {settings.source.kind, settings.destination.kind}
+    if profile is not None and "model" not in kinds:
+        usage("--profile is a model's, and neither side is one")
+    if settings.accelerator == "kvm" and "model" in kinds:
+        usage("--accel kvm: a model has TCG's devices; run both sides with --endpoint qemu")
+
+
+def _server(address: str | None) -> str | None:
+    from testbed.scenario.toxiproxy import server_address
+
+    try:
+        return None if address is None else server_address(address)
+    except ValueError as error:
+        usage(f"--toxiproxy: {error}")
+
+
+def _program(
+    side: str, kind: str | None, both: str | None, profile: str | None, command: str | None
+) -> Program:
+    """What a side is run by: what is said of it alone counts before what is said of both."""
+    from testbed.endpoint.program import DEFAULT_PROFILE, model, qemu
+
+    if command is not None:
+        if kind == "model":
+            usage(f"--{side} model and --{side}-qemu: the {side} is one of them")
+        return qemu(command_words(f"--{side}-qemu", command))
+    return qemu() if (kind or both) == "qemu" else model(profile or DEFAULT_PROFILE)
