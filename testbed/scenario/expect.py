@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,6 +18,7 @@ from .judge import (
     early_frames,
     versions,
 )
+from .patterns import found
 from .result import Check
 from .scenario import Scenario
 from .units import ByVersion, for_version
@@ -131,9 +131,9 @@ class Expectations:
         if expect.stderr:
             yield self._stderr((side, "stderr"), expect.stderr, got)
         if expect.no_stderr is not None:
-            found = [line for line in got.stderr if re.search(expect.no_stderr, line)]
+            lines = [line for line in got.stderr if found(expect.no_stderr, line)]
             wanted = f"no line like {expect.no_stderr!r}"
-            yield self._check((side, "no_stderr"), wanted, " | ".join(found) or "none", not found)
+            yield self._check((side, "no_stderr"), wanted, " | ".join(lines) or "none", not lines)
 
     def _one_of(self, at: Where, wanted: list[str], got: str) -> Check:
         return self._check(at, " or ".join(wanted), got, got in wanted)
@@ -146,7 +146,7 @@ class Expectations:
         if pattern is None:
             yield self._check(at, "no error", shown)
         else:
-            passed = re.search(pattern, got.error_desc or "") is not None
+            passed = found(pattern, got.error_desc or "")
             yield self._check(at, pattern, shown, passed)
 
     def _stderr(self, at: Where, expected: list[ByVersion], got: SideState) -> Check:
@@ -157,12 +157,12 @@ class Expectations:
         ]
         lines = iter(got.stderr)
         missing = [
-            pattern for pattern in patterns if not any(re.search(pattern, line) for line in lines)
+            pattern for pattern in patterns if not any(found(pattern, line) for line in lines)
         ]
         if missing:
             # A text may be on the same line as the one before it, as 11.1's chains are.
             whole = "\n".join(got.stderr)
-            missing = [pattern for pattern in patterns if not re.search(pattern, whole)]
+            missing = [pattern for pattern in patterns if not found(pattern, whole)]
         return self._check(
             at, " | ".join(patterns), " | ".join(got.stderr) or "nothing", not missing
         )

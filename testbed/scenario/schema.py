@@ -6,7 +6,6 @@ them. What single words may be is said here, what makes no sense together in `se
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,6 +22,7 @@ from .model import (
     matching,
 )
 from .network import GuestOrMac, Network, PortName
+from .patterns import checked
 from .places import CommandName, MessageName, SectionKind
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import FaultModel
@@ -46,21 +46,13 @@ Verdict = Literal[
 BAD_VERDICTS = ("source-lost", "split-brain", "guest-lost", "corrupt", "hang", "crash")
 
 
-def _regex(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}{got(value)}") from error
-    return value
-
-
 def _by_version(value: Any) -> Any:
     """A regular expression or null, or one of these for each range of versions."""
     if isinstance(value, dict) and not value:
         raise ValueError("expected a range of versions as a key, got an empty mapping")
     for text in value.values() if isinstance(value, dict) else [value]:
         if isinstance(text, str):
-            _regex(text)
+            checked(text)
         elif text is not None:
             raise ValueError(f"expected a regular expression or null{got(text)}")
     for key in value if isinstance(value, dict) else ():
@@ -70,7 +62,7 @@ def _by_version(value: Any) -> Any:
     return value
 
 
-Regex = Annotated[str, AfterValidator(_regex)]
+Regex = Annotated[str, AfterValidator(checked)]
 RegexByVersion = Annotated[ByVersion, BeforeValidator(_by_version)]
 OneOrMore = BeforeValidator(listed)
 Statuses = Annotated[list[MigrationStatus], OneOrMore, Field(min_length=1)]
