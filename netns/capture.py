@@ -6,18 +6,21 @@ Frames are read and written by hand: a library for this takes longer to import t
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .links import index_of
 from .namespace import Namespace
-from .packet import ETH_P_ALL, packet_socket
+from .packet import ETH_P_ALL, FRAMES_PER_WAKE, dropped_by_kernel, packet_socket
 from .rarp import (
     ETHERNET_BYTES,
     ETHERTYPE_RARP,
@@ -26,10 +29,12 @@ from .rarp import (
     REQUEST_REVERSE,
 )
 
-FRAMES_PER_WAKE = 64
 FRAME_BYTES_MAX = 65_536
 FRAMES_MAX = 200_000
 """Kept in the file, about 20 MB of small ones; those that follow are only counted."""
+RECEIVE_BYTES = 8 << 20
+"""What the kernel may hold of frames that wait to be taken: some thousands, so that an event loop
+that is busy for a moment loses none. Without CAP_NET_ADMIN on the host it is the usual 208 KiB."""
 
 PCAP_HEADER = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, FRAME_BYTES_MAX, 1)
 """Of a file with nanoseconds, version 2.4, link type Ethernet (pcap-savefile(5))."""
@@ -37,6 +42,7 @@ PCAP_RECORD = struct.Struct("=IIII")  # seconds, nanoseconds, bytes here, bytes 
 
 SOL_PACKET, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 8, 23
 """`linux/if_packet.h`; the last since 4.20."""
+SO_RCVBUFFORCE = 33  # `asm-generic/socket.h`
 SO_TIMESTAMPNS = 35  # `asm-generic/socket.h`
 TIMESPEC = struct.Struct("@ll")
 AUXDATA = struct.Struct("@IIIHHHH")  # status, two lengths, two offsets, VLAN tag, its EtherType
@@ -91,37 +97,93 @@ def rarp_problems(frame: Frame) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What a capture did not keep: how many frames, and why.
+
+    `kernel`: dropped before they were taken (PACKET_STATISTICS). `bound`: beyond `FRAMES_MAX`.
+    `unwritten`: told to `on_frame`, but not in the file, for the reason `why`.
+    """
+
+    kernel: int = 0
+    bound: int = 0
+    unwritten: int = 0
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.kernel or self.bound or self.unwritten)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.kernel:
+            parts.append(f"the kernel dropped {self.kernel} that nobody took in time")
+        if self.bound:
+            parts.append(f"{self.bound} came after the first {FRAMES_MAX}")
+        if self.unwritten:
+            parts.append(f"{self.unwritten} are not in the file: {self.why}")
+        return ", ".join(parts)
+
+
 class Capture:
-    """A capture under way; made by `capture`: `frames` came in, `dropped` of them were not kept."""
+    """A capture under way; made by `capture`: `frames` came in on the ports."""
 
     def __init__(
-        self, file: BinaryIO, ports: tuple[str, ...], on_frame: Callable[[Frame], None]
+        self,
+        listener: socket.socket,
+        file: FileIO,
+        ports: tuple[str, ...],
+        on_frame: Callable[[Frame], None],
     ) -> None:
+        self._listener = listener
         self._file = file
         self._ports = ports
         self._on_frame = on_frame
+        self._size = file.tell()  # of what is whole
+        self._why_unwritten = ""
+        self._kernel = self._bound = self._unwritten = 0
         self.frames = 0
-        self.dropped = 0
 
-    def readable(self, listener: socket.socket) -> None:
+    def readable(self) -> None:
         """Take the frames that wait."""
         for _ in range(FRAMES_PER_WAKE):
             try:
-                raw, ancillary, _, address = listener.recvmsg(FRAME_BYTES_MAX, ANCILLARY_BYTES)
+                raw, ancillary, _, address = self._listener.recvmsg(
+                    FRAME_BYTES_MAX, ANCILLARY_BYTES
+                )
             except BlockingIOError:
                 return
             if address[0] in self._ports:
                 self._take(address[0], *_as_it_came(raw, ancillary))
 
+    def losses(self) -> Losses:
+        """What was not kept so far."""
+        self._kernel += dropped_by_kernel(self._listener)
+        return Losses(self._kernel, self._bound, self._unwritten, self._why_unwritten)
+
     def _take(self, port: str, raw: bytes, stamp_ns: int) -> None:
         self.frames += 1
         if self.frames > FRAMES_MAX:
-            self.dropped += 1
+            self._bound += 1
             return
-        self._file.write(PCAP_RECORD.pack(*divmod(stamp_ns, 10**9), len(raw), len(raw)) + raw)
+        self._write(PCAP_RECORD.pack(*divmod(stamp_ns, 10**9), len(raw), len(raw)) + raw)
         # The kernel stamps by the wall clock; only the frame's age is taken from that.
         at = time.monotonic() - (time.time_ns() - stamp_ns) / 1e9
         self._on_frame(decode(port, at, raw))
+
+    def _write(self, record: bytes) -> None:
+        """Add a record to the file; after the first that did not fit whole, none is."""
+        if not self._why_unwritten:
+            try:
+                # A disk that is nearly full takes less than it was given, and says nothing.
+                if self._file.write(record) == len(record):
+                    self._size += len(record)
+                    return
+                self._why_unwritten = os.strerror(errno.ENOSPC)
+            except OSError as error:
+                self._why_unwritten = error.strerror or str(error)
+            with suppress(OSError):  # readers stop at the half record then
+                self._file.truncate(self._size)
+        self._unwritten += 1
 
 
 def _as_it_came(raw: bytes, ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes, int]:
@@ -162,14 +224,17 @@ async def capture(
     # One for all of them: each takes some 15 ms to be closed, in which nothing need wait for it.
     listener = packet_socket(namespace, None, ETH_P_ALL)
     try:
-        with path.open("wb", buffering=0) as file:
+        with FileIO(path, "w") as file:
             file.write(PCAP_HEADER)
             listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             listener.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            running = Capture(file, ports, on_frame)
+            with suppress(PermissionError):  # see RECEIVE_BYTES
+                listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
+            dropped_by_kernel(listener)  # what came before it was set up is nobody's
+            running = Capture(listener, file, ports, on_frame)
             loop = asyncio.get_running_loop()
-            loop.add_reader(listener, running.readable, listener)
+            loop.add_reader(listener, running.readable)
             try:
                 yield running
             finally:

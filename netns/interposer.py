@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from .packet import FRAMES_PER_WAKE
+
 FRAME_BYTES_MAX = 65_536
-FRAMES_PER_WAKE = 64
-"""Read in one go, so that a flood does not keep the loop from its other work."""
 HELD_FRAMES_MAX = 1024
 """Delayed at one time; a further one is lost, as in a full queue."""
 
@@ -71,7 +71,7 @@ class Interposer:
     """Copies frames between two TAP descriptors; made by `interposed`.
 
     `counts` says by direction how many frames met which verdict, and how many were `Lost`: held
-    beyond the bound, or refused by the other TAP.
+    beyond the bound, or refused by the other TAP. `overflowed` were held beyond the bound.
     """
 
     def __init__(self, a_fd: int, b_fd: int, rule: Rule) -> None:
@@ -81,6 +81,7 @@ class Interposer:
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.counts: Counter[tuple[Direction, str]] = Counter()
+        self.overflowed = 0
 
     def readable(self, direction: Direction) -> None:
         """Take the frames that wait in a direction and act on each."""
@@ -112,6 +113,7 @@ class Interposer:
             return
         if len(self._held) >= HELD_FRAMES_MAX:
             self.counts[direction, LOST] += 1
+            self.overflowed += 1
             return
         due = asyncio.get_running_loop().time() + for_s
         heapq.heappush(self._held, (due, next(self._order), direction, outgoing))

@@ -7,6 +7,7 @@ the switch's doing alone.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 import time
@@ -17,7 +18,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from .namespace import Namespace
-from .packet import ETH_P_ALL, packet_socket
+from .packet import ETH_P_ALL, FRAMES_PER_WAKE, dropped_by_kernel, packet_socket
 
 ETHERTYPE_PROBE = 0x88B5
 """Local experimental EtherType 1 (IEEE 802)."""
@@ -53,10 +54,12 @@ class Outage:
     """What became of the probes that were sent from a moment on; times in seconds from there.
 
     A probe stands for the time until the next one was sent, the first for that before it too.
+    `unseen` frames came to a host and were dropped by its kernel; probes may be among them.
     """
 
     probes: int
     intervals: tuple[Interval, ...]
+    unseen: int = 0
 
     @property
     def wrong_s(self) -> float:
@@ -95,6 +98,8 @@ class Probe:
         self.every_s = every_s
         self._sent: list[float] = []
         self._reached: dict[str, set[int]] = {}
+        self._watchers: list[socket.socket] = []
+        self._unseen = 0
 
     def outage(self, host: str, since: float) -> Outage:
         """What became of the probes sent since `since` (`time.monotonic()`), the guest at `host`.
@@ -110,7 +115,8 @@ class Probe:
             from_s = self._sent[first] - since if intervals else 0.0
             to_s = self._sent_after(last) - since
             intervals.append(Interval(fate, round(from_s, 6), round(to_s, 6)))
-        return Outage(len(numbers), tuple(intervals))
+        self._unseen += sum(map(dropped_by_kernel, self._watchers))
+        return Outage(len(numbers), tuple(intervals), self._unseen)
 
     def _fate(self, host: str, number: int) -> Fate:
         if number in self._reached[host]:
@@ -124,27 +130,35 @@ class Probe:
             return self._sent[number + 1]
         return self._sent[number] + self.every_s
 
-    def watch(self, host: str) -> None:
-        """Know of a host, before its first frame."""
+    def watch(self, host: str, watcher: socket.socket) -> None:
+        """Know of a host and the packet socket that sees its frames, before the first of them."""
         self._reached[host] = set()
+        self._watchers.append(watcher)
 
     def send(self, sender: socket.socket, head: bytes) -> None:
         """Send the next probe; `head` is its Ethernet addresses."""
         if len(self._sent) < PROBES_MAX:
             frame = head + TAIL.pack(ETHERTYPE_PROBE, len(self._sent))
-            self._sent.append(time.monotonic())
-            sender.send(frame.ljust(PROBE_BYTES, b"\0"))
+            at = time.monotonic()
+            try:
+                sender.send(frame.ljust(PROBE_BYTES, b"\0"))
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                    raise
+                return  # the kernel took none: the next one is sent in its place
+            self._sent.append(at)
 
     def readable(self, host: str, watcher: socket.socket) -> None:
-        """Take a frame that came to a host, and note it if it is a probe."""
-        try:
-            frame, address = watcher.recvfrom(PROBE_BYTES)
-        except BlockingIOError:
-            return
-        if address[2] != socket.PACKET_OUTGOING and len(frame) >= ADDRESSES_BYTES + TAIL.size:
-            ethertype, number = TAIL.unpack_from(frame, ADDRESSES_BYTES)
-            if ethertype == ETHERTYPE_PROBE and number < len(self._sent):
-                self._reached[host].add(number)
+        """Take the frames that came to a host, and note those that are probes."""
+        for _ in range(FRAMES_PER_WAKE):
+            try:
+                frame, address = watcher.recvfrom(PROBE_BYTES)
+            except BlockingIOError:
+                return
+            if address[2] != socket.PACKET_OUTGOING and len(frame) >= ADDRESSES_BYTES + TAIL.size:
+                ethertype, number = TAIL.unpack_from(frame, ADDRESSES_BYTES)
+                if ethertype == ETHERTYPE_PROBE and number < len(self._sent):
+                    self._reached[host].add(number)
 
 
 @asynccontextmanager
@@ -170,7 +184,7 @@ async def probing(
     async with AsyncExitStack() as stack:
         for host, place in hosts.items():
             watcher = stack.enter_context(packet_socket(*place, ETH_P_ALL))
-            probe.watch(host)
+            probe.watch(host, watcher)
             loop.add_reader(watcher, probe.readable, host, watcher)
             stack.callback(loop.remove_reader, watcher)
         sender = stack.enter_context(packet_socket(*client, 0))

@@ -10,12 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 EVENTS_MAX = 200_000
-"""A run that writes more is one whose peer made it; what follows is counted, not kept."""
+"""About 100 MB. A scenario of the library writes some hundreds of events; a run that writes more
+than this has a peer that makes it."""
+KIND_RESERVE = 10_000
+"""How many events of each kind are kept beyond `EVENTS_MAX`.
+
+A flood of one kind (frames, lines of a serial port) must not keep out those of another that decide
+(`process-ended`, `observed`). The code names all kinds, so the log has a bound all the same."""
+FULL = "log-full"
+"""Kind of the event that says once that a log has `EVENTS_MAX` events; fact `events_max`."""
+DROPPED = "log-dropped"
+"""Kind of the event that says what was not kept; fact `kinds`: how many, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,10 @@ class WaitExpired(Exception):
 class Log:
     """Events in order; listeners are called with each as it is written.
 
+    At most `EVENTS_MAX` events are kept, and `KIND_RESERVE` more of each kind; `dropped` counts the
+    others by kind. An error of a listener goes to the event loop's exception handler, not to
+    whoever wrote the event.
+
     Args:
         clock: monotonic seconds.
         keeps: False for what may run for months: the listeners are all that the events are for.
@@ -88,7 +103,9 @@ class Log:
         self._written = 0
         self._events: list[Event] = []
         self._listeners: list[Callable[[Event], None]] = []
-        self.dropped = 0
+        self._waiting: list[Callable[[Event], None]] = []
+        self._beyond: Counter[str] = Counter()  # events beyond EVENTS_MAX, by kind
+        self.dropped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._events)
@@ -124,14 +141,47 @@ class Log:
 
     def add(self, event: Event) -> None:
         """Add an event as it is: how a log is carried from one process to another."""
+        if self._keeps and len(self._events) >= EVENTS_MAX and not self._beyond:
+            self._beyond[FULL] += 1
+            if event.kind != FULL:
+                self._keep(
+                    Event(self._written, event.at_s, "run", FULL, {"events_max": EVENTS_MAX})
+                )
+                event = replace(event, number=self._written)
+        if self._beyond and not self._is_reserved(event.kind):
+            self.dropped[event.kind] += 1
+        else:
+            self._keep(event)
+        # Whoever waits for something must see it even if it is not kept.
+        self._tell(event, self._waiting)
+
+    def note_dropped(self) -> None:
+        """Write down what was not kept, if anything: `log-dropped`."""
+        if self.dropped:
+            self.write("run", DROPPED, kinds=dict(self.dropped))
+
+    def _is_reserved(self, kind: str) -> bool:
+        self._beyond[kind] += 1
+        return self._beyond[kind] <= KIND_RESERVE
+
+    def _keep(self, event: Event) -> None:
         if self._keeps:
-            if len(self._events) >= EVENTS_MAX:
-                self.dropped += 1
-                return
             self._events.append(event)
         self._written += 1
-        for listener in tuple(self._listeners):
-            listener(event)
+        self._tell(event, self._listeners)
+
+    def _tell(self, event: Event, listeners: list[Callable[[Event], None]]) -> None:
+        for listener in tuple(listeners):
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - the loop's handler decides what it ends
+                # The writer did not fail, and may be a library's callback that would swallow it.
+                try:
+                    loop = asyncio.get_running_loop()
+                except RuntimeError:
+                    raise error from None
+                message = f"a listener of the log failed at {event.kind}"
+                loop.call_exception_handler({"message": message, "exception": error})
 
     def find(
         self, kind: str | None = None, actor: str | None = None, /, **facts: Any
@@ -169,14 +219,14 @@ class Log:
             if not found.done() and wanted(event):
                 found.set_result(event)
 
-        stop = self.listen(look)
+        self._waiting.append(look)
         try:
             async with asyncio.timeout(within_s):
                 return await found
         except TimeoutError as error:
             raise WaitExpired(what, within_s) from error
         finally:
-            stop()
+            self._waiting.remove(look)
 
 
 def matches(event: Event, kind: str | None, actor: str | None, facts: Mapping[str, Any]) -> bool:

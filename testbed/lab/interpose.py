@@ -12,6 +12,7 @@ from netns.packet import packet_socket
 from netns.topology import UPLINK, Topology
 from testbed.fault.plan import Side
 from testbed.log import Log
+from testbed.tasks import together
 
 from .announce import AnnounceFaults, Port
 from .uplink import UplinkRule
@@ -20,7 +21,8 @@ from .uplink import UplinkRule
 class InterposedUplink:
     """The destination's uplink, at work; made by `interposed_uplink`."""
 
-    def __init__(self, rule: UplinkRule, interposer: Interposer) -> None:
+    def __init__(self, rule: UplinkRule, interposer: Interposer, log: Log) -> None:
+        self._log = log
         self._rule = rule
         self._interposer = interposer
         self._timer: asyncio.TimerHandle | None = None
@@ -37,6 +39,8 @@ class InterposedUplink:
     def note_unfired(self) -> None:
         """Write down which faults on announcements never struck; no more come."""
         self._rule.note_unfired()
+        if self._interposer.overflowed:
+            self._log.write("switch", "uplink-overflowed", frames=self._interposer.overflowed)
 
     def close(self) -> None:
         """Leave the link as it is."""
@@ -58,7 +62,7 @@ async def interposed_uplink(
         near, far = (tap.fd for tap in net.uplink_taps)
         rule = UplinkRule(faults, log, {**ports, Port.DESTINATION: far})
         async with interposed(near, far, rule) as interposer:
-            uplink = InterposedUplink(rule, interposer)
+            uplink = InterposedUplink(rule, interposer, log)
             try:
                 yield uplink
             finally:
@@ -79,4 +83,4 @@ async def _senders(
         yield senders
     finally:
         # Each takes some 15 ms to be closed.
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in senders.values()))
+        await together(*(asyncio.to_thread(each.close) for each in senders.values()))

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from netns.capture import Frame, capture, rarp_problems
+from netns.capture import Capture, Frame, capture, rarp_problems
 from netns.forwarding import forwarding_table
 from netns.probe import ETHERTYPE_PROBE, Probe, probing
 from netns.topology import BRIDGE, UPLINK, Topology
@@ -29,7 +29,7 @@ from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.tasks import Hosted, hosting
+from testbed.tasks import Hosted, hosting, together
 
 from .announce import AnnounceFaults
 from .interpose import InterposedUplink, interposed_uplink
@@ -74,6 +74,7 @@ class Lab:
     source: Qemu
     destination: Qemu
 
+    _capture: Capture
     _link: MigrationLink
 
     def __init__(
@@ -113,7 +114,8 @@ class Lab:
             lab = cls(plan, log, net, host)
             if announce is not None:
                 lab._uplink = await host(interposed_uplink(net, announce, log)).entered()
-            await host(lab._watching()).entered()  # a guest may speak as soon as it runs
+            # A guest may speak as soon as it runs.
+            lab._capture = await host(lab._watching()).entered()
             # Both sides start side by side, and the rest is built meanwhile: they take longest.
             source = host(lab._endpoint("source", plan.source))
             lab._host_destination(plan.destination)
@@ -181,7 +183,7 @@ class Lab:
             EndpointError: an endpoint lacks one of them, or refused a value.
         """
         self._capabilities, self._parameters = capabilities, parameters
-        await asyncio.gather(
+        await together(
             self.source.configure(capabilities, parameters),
             self.destination.configure(capabilities, parameters),
         )
@@ -295,7 +297,7 @@ class Lab:
 
     async def observe(self) -> None:
         """Write down what each side is, by its own account, and what the network is."""
-        await asyncio.gather(*(self._observe(end) for end in (self.source, self.destination)))
+        await together(*(self._observe(end) for end in (self.source, self.destination)))
         await self.note_forwarding("after")
         if self._probe is not None and self._source_stopped_at is not None:
             outage = self._probe.outage("destination", self._source_stopped_at)
@@ -307,6 +309,20 @@ class Lab:
                 nowhere_s=outage.nowhere_s,
                 total_s=outage.total_s,
                 until_s=outage.until_s,
+                unseen=outage.unseen,
+            )
+        self._note_losses()
+
+    def _note_losses(self) -> None:
+        """Write down what the capture has lost so far: what it did not see cannot be asserted."""
+        if losses := self._capture.losses():
+            self._log.write(
+                "switch",
+                "capture-lost",
+                kernel=losses.kernel,
+                bound=losses.bound,
+                unwritten=losses.unwritten,
+                sentence=str(losses),
             )
 
     def note_unfired(self) -> None:
@@ -351,7 +367,7 @@ class Lab:
         if end not in self._saved:
             try:
                 runs = await end.run_state() == "running"
-                self._saved[end], _ = await asyncio.gather(
+                self._saved[end], _ = await together(
                     read_saved(end.save_again()),
                     asyncio.to_thread(import_module, "testbed.guest.memory"),  # takes as long
                 )

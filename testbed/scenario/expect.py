@@ -9,6 +9,7 @@ from typing import Any
 from testbed.log import Log
 
 from . import schema
+from .evidence import Evidence
 from .judge import (
     Attempt,
     SideState,
@@ -35,16 +36,25 @@ def judge(scenario: Scenario, log: Log) -> tuple[str, list[Check]]:
         log: of the run, stored or just ended.
 
     Returns:
-        The verdict of the first attempt (`unknown` if it never ended), and the checks in the
-        order of the file; those of the invariants last.
+        The verdict of the first attempt (`unknown` if it never ended, or if events are lost that it
+        is made of), and the checks in the order of the file; those of the invariants last.
     """
     ended = attempts(log)
     if not ended:
         return "unknown", []
     first = ended[0]
+    evidence = Evidence.of(log)
     verdict = _verdict(ended)
+    if evidence.why_unknown(verdict) is not None:
+        verdict = "unknown"
     checks = Expectations(as_played(scenario, log), log, ended)
-    return verdict, list(checks.all(first, verdict))
+    return verdict, [evidence.weighed(check) for check in checks.all(first, verdict)]
+
+
+def why_unknown(log: Log) -> str | None:
+    """Why the verdict of a run that came to an end cannot be told; None: it can."""
+    ended = attempts(log)
+    return Evidence.of(log).why_unknown(_verdict(ended)) if ended else None
 
 
 def as_played(scenario: Scenario, log: Log) -> Scenario:

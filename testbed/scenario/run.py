@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from netns.inside import FOLDER
 from testbed.endpoint.base import MachineSpec, QmpRefused
@@ -16,6 +17,7 @@ from testbed.guest import GuestSpec, stamps_said
 from testbed.lab.lab import Lab, LabPlan, SidePlan
 from testbed.lab.saved import SavedState
 from testbed.log import Event, Log, WaitExpired
+from testbed.tasks import together
 
 from . import schema
 from .detour import Detour
@@ -249,7 +251,7 @@ class Play:
 
     async def _wait(self, step: schema.Wait) -> None:
         """Wait for all that the step names; what its expiry means is the step's to say."""
-        waits: list[Awaitable[None]] = []
+        waits: list[Coroutine[Any, Any, None]] = []
         for side, statuses in (("source", step.source), ("destination", step.destination)):
             if statuses:
                 waits.append(self._status(side, statuses, step.within))
@@ -262,7 +264,7 @@ class Play:
         if not waits:
             waits = [self._settled(side, step.within) for side in ("source", "destination")]
         try:
-            await asyncio.gather(*waits)
+            await together(*waits)
         except WaitExpired as expired:
             if step.on_expiry is None:
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -20,12 +19,13 @@ from typing import Any, TextIO
 from netns.inside import FOLDER, SandboxSide
 from netns.require import missing
 from netns.sandbox import Sandbox, SandboxRefused, enter_command
+from testbed import tasks
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, Program, qemu
 from testbed.log import Event, Log
 
 from .detour import Detour, detour
-from .expect import as_played, judge
+from .expect import as_played, judge, why_unknown
 from .lacks import Lacks
 from .machines import with_machines
 from .result import Played, Result
@@ -141,13 +141,14 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options, way: Deto
     if way is not None:
         log.write("run", "toxiproxy", **way.facts)
     try:
-        asyncio.run(_play(inside, scenario, options, folder, log, way))
+        tasks.run(_play(inside, scenario, options, folder, log, way))
     except (EndpointError, Lacks) as error:
         log.write("run", "run-lacks", what=str(error))
     except OSError as error:
         log.write("run", "run-lacks", what=_refused(error), refused=True)
     except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
         log.write("run", "run-broke", traceback=traceback.format_exc())
+    log.note_dropped()
     log.write("run", "run-ended")
     return 0
 
@@ -250,6 +251,8 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
     if broke is not None:
         verdict = "unknown"
         reason = broke.facts["traceback"] or (f"the run ended with status {broke.facts['status']}")
+    elif (lost := why_unknown(log)) is not None:
+        reason = lost
     elif refused is not None:
         reason = refused.facts["error"]
     elif (expired := log.first("wait-expired", "run", provided_for=None)) is not None:

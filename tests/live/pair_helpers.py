@@ -3,7 +3,6 @@
 A table has rows, and a row variants, such as `early off`: words that say how it is run.
 """
 
-import asyncio
 import json
 import os
 from contextlib import suppress
@@ -19,6 +18,7 @@ from testbed.log import Log
 from testbed.scenario.judge import attempts
 from testbed.scenario.load import load
 from testbed.scenario.run import Play, Settings, lab_plan
+from testbed.tasks import together
 
 ROOMY_BYTES = 8 << 20
 """Of the source's socket buffer, where it is to take the whole stream."""
@@ -277,6 +277,4 @@ def _side(log, state):
 
 async def outcomes(runs, folder):
     """Run them side by side: of each a case, and the programs of source and destination."""
-    return await asyncio.gather(
-        *(outcome(*run, folder / str(number)) for number, run in enumerate(runs))
-    )
+    return await together(*(outcome(*run, folder / str(number)) for number, run in enumerate(runs)))

@@ -1,17 +1,24 @@
 """The capture sees each frame once, where it came in; a RARP is held against QEMU's layout."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from netns_helpers import GUEST_MAC, numbered, packet_socket, rarp, true_within
 from scapy.utils import RawPcapReader
 
 from netns import capture as capture_module
-from netns.capture import capture, decode, rarp_problems
+from netns.capture import Losses, capture, decode, rarp_problems
+from netns.inside import SandboxSide
+from netns.kernel import mount
+from netns.sandbox import Sandbox
 from netns.topology import UPLINK, Topology
+from testbed import tasks
 
 PORTS = ("source", "destination", "client")
 
@@ -82,7 +89,7 @@ async def test_each_frame_is_captured_once_where_it_came_in(tmp_path):
         os.write(net.source_guest.fd, bytes(10) + numbered(2))
         await true_within(lambda: len(frames) == 3)
         ended = time.monotonic()
-        assert (running.frames, running.dropped) == (3, 0)
+        assert (running.frames, str(running.losses())) == (3, "")
     by_port = {frame.port: frame for frame in frames}
     assert set(by_port) == set(PORTS)
     announced = by_port["destination"]
@@ -122,7 +129,7 @@ async def test_a_tag_that_the_kernel_takes_out_is_put_back(tmp_path):
 
 
 @pytest.mark.live
-async def test_what_is_beyond_the_bound_is_counted(tmp_path, monkeypatch):
+async def test_what_is_beyond_the_bound_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(capture_module, "FRAMES_MAX", 2)
     frames = []
     path = tmp_path / "guest.pcap"
@@ -131,8 +138,70 @@ async def test_what_is_beyond_the_bound_is_counted(tmp_path, monkeypatch):
             for number in range(5):
                 client.send(numbered(number))
         await true_within(lambda: running.frames == 5)
-    assert running.dropped == 3
+        assert running.losses() == Losses(bound=3)
+        assert str(running.losses()) == "3 came after the first 2"
     assert len(frames) == 2
+
+
+@pytest.mark.live
+async def test_what_the_kernel_drops_is_told_and_added_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture_module, "RECEIVE_BYTES", 1 << 14)
+    frames = []
+    path = tmp_path / "guest.pcap"
+    async with Topology.create() as net, capture(net.switch, PORTS, frames.append, path) as running:
+        with packet_socket(net.client, UPLINK) as client:
+            for _ in range(2):
+                before = running.losses().kernel
+                for number in range(500):  # the event loop waits meanwhile
+                    client.send(numbered(number))
+                assert running.losses().kernel > before
+            # The bridge's own device has each once more, which is dropped or passed over.
+            await true_within(lambda: running.frames + running.losses().kernel >= 1000)
+    assert len(frames) == running.frames
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on the file system of a folder."""
+    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
+def with_a_full_disk(side: SandboxSide) -> int:
+    """A capture whose disk is full after the first frame: what it says, and what is in the file."""
+    folder = Path("/mnt")
+    mount("tmpfs", str(folder), "tmpfs", options="size=64k")
+
+    async def main() -> list[object]:
+        frames = []
+        path = folder / "guest.pcap"
+        async with (
+            Topology.create() as net,
+            capture(net.switch, PORTS, frames.append, path) as running,
+        ):
+            with packet_socket(net.client, UPLINK) as client:
+                client.send(numbered(0))
+                await true_within(lambda: len(frames) == 1)
+                fill(folder)
+                for number in range(1, 100):  # the page that the file has already takes some
+                    client.send(numbered(number))
+                await true_within(lambda: len(frames) == 100)
+            in_file = [frame.hex() for frame in frames_in(path)]
+            assert in_file == [frame.raw.hex() for frame in frames[: len(in_file)]]
+            return [len(in_file), str(running.losses())]
+
+    side.write(json.dumps(tasks.run(main())).encode())
+    return 0
+
+
+@pytest.mark.live
+def test_a_full_disk_is_told_and_leaves_a_file_that_can_be_read():
+    with Sandbox.start(with_a_full_disk) as sandbox:
+        answer = b"".join(iter(lambda: os.read(sandbox.fd, 4096), b""))
+        assert sandbox.wait() == 0, sandbox.failure
+    written, said = json.loads(answer)
+    assert 1 <= written < 100
+    assert said == f"{100 - written} are not in the file: No space left on device"
 
 
 @pytest.mark.live

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netns_helpers import GUEST_MAC, rarp, true_within
+from netns_helpers import GUEST_MAC, numbered, packet_socket, rarp, true_within
 
 from netns.forwarding import forwarding_table
 from netns.interposer import Direction, Drop, Pass, interposed
@@ -27,7 +27,7 @@ def probe_of(story: str) -> Probe:
     """A probe whose frames, one each second from 100, met these fates."""
     probe = Probe(1.0)
     for host in ("source", "destination"):
-        probe.watch(host)
+        probe._reached[host] = set()
     for number, letter in enumerate(story):
         probe._sent.append(100.0 + number)
         for host in FATES[letter]:
@@ -71,6 +71,18 @@ def test_intervals_cover_the_time_without_gaps(story):
     for before, after in pairwise(intervals):
         assert before.to_s == after.from_s
         assert before.fate is not after.fate
+
+
+@pytest.mark.live
+async def test_frames_that_nobody_took_in_time_are_told():
+    async with Topology.create() as net:
+        hosts = {"destination": (net.destination, UPLINK)}
+        async with probing((net.client, UPLINK), hosts, GUEST_MAC, 0.005) as probe:
+            since = time.monotonic()
+            with packet_socket(net.client, UPLINK) as client:
+                for number in range(2000):  # more than 208 KiB, and the event loop waits
+                    client.send(numbered(number))
+            assert probe.outage("destination", since).unseen > 0
 
 
 @pytest.mark.live

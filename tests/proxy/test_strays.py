@@ -1,7 +1,5 @@
 """Connections that are not what a source opens, or come in another order."""
 
-import asyncio
-
 import pytest
 from proxy_helpers import QUIET_S, proxied
 from wire_helpers import precopy, recorded
@@ -9,6 +7,7 @@ from wire_helpers import precopy, recorded
 from testbed.fault.plan import Fault, FlipBits, OffsetPlace
 from testbed.proxy import proxy
 from testbed.proxy.stray import FIRST, LATER, NOTHING_FIRST
+from testbed.tasks import together
 
 STREAM = precopy()
 MULTIFD = b"\x11\x22\x33\x44\0\0\0\1" + bytes(56)
@@ -129,7 +128,7 @@ async def test_while_postcopy_is_paused_the_next_one_goes_onward_at_once(
     async with proxied() as rig:
         cut = recorded("qemu7.2-recover.c0.fwd")
         source, destination = await rig.pair(cut[:4])
-        await asyncio.gather(source.send(cut[4:]), destination.exactly(len(cut) - 4))
+        await together(source.send(cut[4:]), destination.exactly(len(cut) - 4))
         source.reset()
         assert await destination.is_reset()
         await rig.logged("connection-ended", connection=1)
