@@ -7,6 +7,7 @@ the processes are for.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Never, NoReturn
 
@@ -106,17 +108,29 @@ def _keep_only(kept: Collection[int]) -> None:
     """Point all descriptors but `kept`, standard output and error at /dev/null.
 
     They are not closed: an object of the command's that still counts on its number would close
-    whatever has the number by then.
+    whatever has the number by then. Only one above the limit of open files (`ulimit -n`), which
+    was inherited, takes no other descriptor (EBADF), and has no object either.
     """
     empty = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, *(int(name) for name in os.listdir("/proc/self/fd"))):
         if fd not in (1, 2, empty, *kept):
-            os.dup2(empty, fd, inheritable=fd == 0)
+            _point_at(empty, fd)
     for fd in (1, 2):
         try:
             os.fstat(fd)
         except OSError:
             os.dup2(empty, fd)
+
+
+def _point_at(empty: int, fd: int) -> None:
+    try:
+        os.dup2(empty, fd, inheritable=fd == 0)
+    except OSError as error:
+        if error.errno != errno.EBADF or fd == 0:
+            raise
+        # `os.listdir` had a descriptor of its own, which is gone by now.
+        with suppress(OSError):
+            os.close(fd)
 
 
 def _new_namespaces() -> None:

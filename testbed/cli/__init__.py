@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import signal
 
+from .standard_streams import prepare
+
 
 def main() -> None:
     """The command `testbed`."""
+    prepare()
     on_interrupt = signal.getsignal(signal.SIGINT)
     if on_interrupt is signal.default_int_handler:
         # Ctrl-C while modules are loaded ends the process as any, without a traceback of imports.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import Any
 
 import click
 
@@ -16,26 +16,10 @@ from .proxy import proxy_command
 from .replay import replay_command
 from .run import run_command
 from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED
+from .standard_streams import OutputFailed, ReaderGone, drop_output
 
 
-class _ReaderGone(Exception):
-    """The reader of a pipe has seen enough. click has an exit status of its own for that."""
-
-
-class _Commands(click.Group):
-    """The commands; what they wrote is written when they end."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command named."""
-        try:
-            result: object = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise _ReaderGone from None
-        return result
-
-
-@click.group(cls=_Commands)
+@click.group()
 def app() -> None:
     """Fault-injection testbed for QEMU live migration."""
 
@@ -57,20 +41,37 @@ for _command in (
 
 def main() -> None:
     """Run the command that the arguments name, and end with its status."""
+    raise SystemExit(_status())
+
+
+def _status() -> Any:
+    """Run it; what ends it early is told in one line, and has an exit status of its own."""
     try:
-        status = app.main(standalone_mode=False)
+        try:
+            status = app.main(standalone_mode=False)
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        raise SystemExit(error.exit_code) from None
+        return error.exit_code
     except click.Abort:
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except _ReaderGone:
-        # Nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(EXIT_PIPE_CLOSED) from None
-    except OSError as error:
-        # What is written is all that can fail here: runs turn their own errors into results.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.stderr.write(f"testbed: cannot write: {error.strerror or error}\n")
-        raise SystemExit(EXIT_LACKS) from None
-    raise SystemExit(status)
+        return EXIT_INTERRUPTED
+    except ReaderGone:
+        drop_output()
+        return EXIT_PIPE_CLOSED
+    except OutputFailed as error:
+        drop_output()
+        return _told(f"standard output cannot be written: {error.strerror}")
+    except OSError as error:  # of a file that only this command has
+        from testbed.lab.limits import refused
+
+        return _told(refused(error))
+    except MemoryError:
+        return _told("the system refused: not enough memory (`ulimit -v`, or that of its cgroup)")
+    return status
+
+
+def _told(what: str) -> int:
+    sys.stderr.write(f"testbed: {what}\n")
+    return EXIT_LACKS

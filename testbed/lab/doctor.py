@@ -12,6 +12,8 @@ from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.model.profile import PROFILES
 
+from .limits import limit_features
+
 
 def examine(commands: Sequence[tuple[str, ...]], *, needed: bool) -> list[Feature]:
     """Try what runs need, and ask each command what QEMU it is.
@@ -25,6 +27,7 @@ def examine(commands: Sequence[tuple[str, ...]], *, needed: bool) -> list[Featur
     version = ".".join(map(str, sys.version_info[:3]))
     return [
         Feature("python", True, version, ""),
+        *limit_features(),
         *probe_features(),
         Feature("models", True, f"of QEMU {' and '.join(PROFILES)}; they need no QEMU", ""),
         *asyncio.run(_qemus(commands, needed=needed)),

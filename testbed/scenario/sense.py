@@ -45,7 +45,7 @@ def _faults(scenario: Scenario) -> Iterator[Finding]:
     model = scenario.model
     yield from ((("faults", *at), why) for at, why in fault_problems(scenario.faults, model.faults))
     attempts = sum(step.name in ("migrate", "retry") for step in scenario.steps)
-    connections = _connections_max(scenario)
+    connections = connections_max(scenario)
     for number, (fault, written) in enumerate(zip(scenario.faults, model.faults, strict=True)):
         where = ("faults", number)
         if fault.attempt is not None and fault.attempt > attempts:
@@ -60,7 +60,7 @@ def _never(at: Model, scenario: Scenario) -> Iterator[str]:
     """Why no migration of this scenario has that place."""
     place = place_of(at)
     if isinstance(place, plan.ConnectionPlace):
-        if place.number > (most := _connections_max(scenario)):
+        if place.number > (most := connections_max(scenario)):
             yield _too_many(most)
         return
     why = _no_channel(place, scenario)
@@ -93,7 +93,7 @@ def _no_channel(place: plan.Place, scenario: Scenario) -> str | None:
     return None
 
 
-def _connections_max(scenario: Scenario) -> int:
+def connections_max(scenario: Scenario) -> int:
     """The most connections that an attempt of this scenario opens."""
     recoveries = sum(step.name == "recover" for step in scenario.steps)
     each = 1 + scenario.capabilities.get("postcopy-preempt", False)

@@ -21,7 +21,8 @@ from netns.require import missing
 from netns.sandbox import Sandbox, SandboxRefused, enter_command
 from testbed import tasks
 from testbed.endpoint.base import EndpointError
-from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, Program, qemu
+from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, QEMU, Program, qemu
+from testbed.lab.limits import refused, too_low
 from testbed.log import Event, Log
 
 from .detour import Detour, detour
@@ -31,6 +32,7 @@ from .machines import with_machines
 from .result import Played, Result
 from .run import Settings, play
 from .scenario import Scenario
+from .sense import connections_max
 from .toxiproxy import Toxiproxy
 
 LOG = "log.jsonl"
@@ -88,6 +90,7 @@ def run(
             on_event(event)
 
         try:
+            _require_limits(scenario, options.settings)
             settings = with_machines(options.settings, scenario)
             options = replace(options, settings=settings)
             with (
@@ -109,7 +112,7 @@ def run(
                     if log.first("run-ended") is None:
                         take(_ended_early(log, status, sandbox.failure))
         except SandboxRefused as error:
-            take(_event(log, "run-lacks", what=_refused(error), refused=True))
+            take(_event(log, "run-lacks", what=refused(error), refused=True))
         except Lacks as error:
             take(_event(log, "run-lacks", what=str(error)))
     if options.folder is not None:
@@ -145,7 +148,7 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options, way: Deto
     except (EndpointError, Lacks) as error:
         log.write("run", "run-lacks", what=str(error))
     except OSError as error:
-        log.write("run", "run-lacks", what=_refused(error), refused=True)
+        log.write("run", "run-lacks", what=refused(error), refused=True)
     except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
         log.write("run", "run-broke", traceback=traceback.format_exc())
     log.note_dropped()
@@ -168,10 +171,13 @@ async def _play(
     await play(scenario, options.settings, folder, log, hold if options.keep else None, way)
 
 
-def _refused(error: OSError) -> str:
-    what = error.strerror or str(error)
-    name = f" ({error.filename})" if error.filename else ""
-    return f"the system refused: {what}{name}"
+def _require_limits(scenario: Scenario, settings: Settings) -> None:
+    kinds = [program.kind for program in (settings.source, settings.destination)]
+    what = too_low(
+        connections=connections_max(scenario), models=kinds.count(MODEL), qemus=kinds.count(QEMU)
+    )
+    if what is not None:
+        raise Lacks(what)
 
 
 def _events(

@@ -23,6 +23,8 @@ def open_the_way(paths: list[Path]) -> None:
     held = {path: os.open(path, os.O_PATH) for path in outer}
     for path, fd in held.items():
         for folder in reversed(path.parents):
+            if not folder.exists():  # hidden by the mount for another path
+                break
             if not folder.stat().st_mode & stat.S_IXOTH:
                 mount("tmpfs", str(folder), "tmpfs", options="mode=0755")
                 break
