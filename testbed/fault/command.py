@@ -60,11 +60,24 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """Something for the log."""
+
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Signalled:
-    """Send that signal (`KILL`, `STOP`, `CONT`) to the process of the endpoint on that side."""
+    """Send that signal (`KILL`, `STOP`, `CONT`) to the process of the endpoint on that side.
+
+    `struck` is to be told if the signal changed something, which only who sends it can see. If it
+    did not, the engine is to be told why: `FaultEngine.changed_nothing`.
+    """
 
     side: Side
     signal: str
+    struck: Observed | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +104,6 @@ class HoldBack:
 @dataclass(frozen=True, slots=True)
 class Tarpit:
     """Never read the connection that just came, take nothing onward, and keep it open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """Something for the log."""
-
-    kind: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Command = (

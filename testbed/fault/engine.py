@@ -28,8 +28,10 @@ from .plan import (
     Fault,
     HalfClose,
     Latency,
+    Refuse,
     Restore,
     Side,
+    Signal,
     Slice,
     Stall,
     StatePlace,
@@ -42,6 +44,7 @@ from .strikes.ledger import DeviceSections, Ledger
 from .strikes.outlet import Outlet
 from .strikes.scene import Scene
 from .strikes.strikes import Strikes
+from .strikes.ways import Ways
 from .validate import validate_fault
 
 __all__ = ["FaultEngine", "validate_fault"]
@@ -113,6 +116,8 @@ class FaultEngine:
         self._numbers: Counter[Channel] = Counter()  # connections of each channel so far
         self._due: list[Due] = []  # their state came while there was no connection
         self._opening: dict[int, list[Command]] = {}  # of connections that are no relay yet
+        self._coming: dict[int, Ways] = {}  # of those that faults have touched
+        self._refuses = False  # for the rest of the attempt
         self._awaited = 0  # what may come next
 
     # Connections
@@ -135,7 +140,8 @@ class FaultEngine:
         self._scene.came(number)
         commands: list[Command] = []
         for fault in self._scene.at_connection(number, refusing=False):
-            struck, more = self._struck(fault, f"connection {number} came")
+            ways = self._coming.setdefault(number, Ways())
+            struck, more = self._struck(fault, f"connection {number} came", ways)
             commands += struck
             if isinstance(fault.action, LASTING) and not fault.everywhere:
                 self._opening.setdefault(number, []).extend(more)
@@ -165,12 +171,15 @@ class FaultEngine:
         page_bytes = PAGE_BYTES if main is None else page_bytes_of(main.forward.parser)
         lost = None if main is None else (main.forward.parser, main.backward.parser)
         forward, backward = parsers(kind, lost, page_bytes, unread_places(self.faults))
+        ways = self._coming.pop(number, None) or Ways()
+        self._scene.ways.add(ways)
         relay = Relay(
             number,
             channel,
             connection,
-            self._lane(Side.DESTINATION, forward, channel, index, connection),
-            self._lane(Side.SOURCE, backward, _back(channel), index, connection),
+            self._lane(Side.DESTINATION, forward, ways, channel, index, connection),
+            self._lane(Side.SOURCE, backward, ways, _back(channel), index, connection),
+            ways,
             self._answered,
         )
         in_postcopy = kind in (ChannelKind.RECOVERY, ChannelKind.PREEMPT)
@@ -179,7 +188,7 @@ class FaultEngine:
         self._relays[number] = relay
         opening = self._opening.pop(number, [])
         for fault, reported in self._take_due(relay):
-            struck, more = self._struck(fault, reported, relay)
+            struck, more = self._struck(fault, reported, relay.ways, _toward(fault))
             opening += struck + more
         relay.opening = relay.struck(opening)
         return relay
@@ -206,7 +215,9 @@ class FaultEngine:
                 if all(due is not fault for due, _ in self._due):
                     self._due.append((fault, reported))
                 continue
-            struck, more = self._struck(fault, reported, relay)
+            ways = None if relay is None else relay.ways
+            toward = Side.DESTINATION if relay is None else _toward(fault)
+            struck, more = self._struck(fault, reported, ways, toward)
             commands = struck + more
             if relay is None:
                 self._everywhere(commands)
@@ -216,6 +227,12 @@ class FaultEngine:
         if refusals := self._refusals():
             answers.append((0, refusals))
         return answers
+
+    def changed_nothing(self, struck: Observed, why: str) -> None:
+        """A fault that was taken to strike, by a command that carried `struck`, did not."""
+        facts = struck.facts
+        where = f"at the {facts['element']}" if "channel" in facts else facts["element"]
+        self._ledger.undo(facts["fault"], f"{where}: {why}")
 
     # What never struck
 
@@ -262,12 +279,13 @@ class FaultEngine:
         self,
         toward: Side,
         parser: ChannelParser,
+        ways: Ways,
         channel: Channel | None,
         number: int,
         connection: int,
     ) -> Lane[ChannelParser]:
         outlet = Outlet(toward)
-        strikes = Strikes(self._scene, outlet, channel, number, connection)
+        strikes = Strikes(self._scene, outlet, ways, channel, number, connection)
         return Lane(outlet, parser, strikes, self._scene, watched=self._watched)
 
     def _forget(self) -> None:
@@ -316,9 +334,26 @@ class FaultEngine:
         return all(isinstance(command, Signalled) for command in commands)
 
     def _struck(
-        self, fault: Fault, what: str, relay: Relay | None = None
+        self,
+        fault: Fault,
+        what: str,
+        ways: Ways | None = None,
+        toward: Side = Side.DESTINATION,
     ) -> tuple[list[Command], list[Command]]:
-        """A fault strikes where no stream is: what is told of it, and what it does."""
+        """A fault strikes where no stream is: what is told of it, and what it does.
+
+        Args:
+            fault: that strikes.
+            what: has come.
+            ways: of the connection that it is on; None: of none.
+            toward: the side that the way leads to which its place names.
+        """
+        commands = connection_commands(fault, toward)
+        if ways is not None:
+            if (why := self._scene.idle(commands, ways)) is not None:
+                self._ledger.miss(fault, f"{what}: {why}")
+                return [], []
+            self._scene.obey(commands, ways)
         strikes = self._ledger.strike(fault)
         facts: dict[str, object] = {
             "fault": fault.name,
@@ -328,11 +363,10 @@ class FaultEngine:
         }
         if fault.times != 1:
             facts["strike"] = strikes
-        returns = isinstance(fault.place, StatePlace) and (
-            fault.place.channel is Channel.RETURN_PATH
-        )
-        toward = Side.SOURCE if returns and relay is not None else Side.DESTINATION
-        return [Observed("fault-struck", facts)], connection_commands(fault, toward)
+        struck = Observed("fault-struck", facts)
+        if isinstance(fault.action, Signal):
+            return [], connection_commands(fault, toward, struck)
+        return [struck], commands
 
     def _answered(self, commands: list[Command]) -> list[Command]:
         """A connection's faults did that: what it means for others, and what follows from it."""
@@ -349,9 +383,20 @@ class FaultEngine:
         """What ends listening for the connection that may come next; each is asked once."""
         commands: list[Command] = []
         for fault in self._scene.at_connection(self._awaited, refusing=True):
+            if self._refuses:
+                self._ledger.miss(fault, "nobody listened any more already")
+                continue
+            self._refuses = isinstance(fault.action, Refuse) and fault.action.for_s is None
             struck, more = self._struck(fault, f"connection {self._awaited} is awaited")
             commands += struck + more
         return commands
+
+
+def _toward(fault: Fault) -> Side:
+    """The side that the way leads to which a place without a stream names."""
+    place = fault.place
+    returns = isinstance(place, StatePlace) and place.channel is Channel.RETURN_PATH
+    return Side.SOURCE if returns else Side.DESTINATION
 
 
 def _back(channel: Channel) -> Channel | None:

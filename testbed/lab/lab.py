@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.program import Program
 from testbed.endpoint.qemu import Qemu
+from testbed.endpoint.signals import ProcessState, changes_nothing, process_state
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
@@ -93,6 +94,7 @@ class Lab:
         self._probe: Probe | None = None
         self._saved: dict[Qemu, SavedState] = {}
         self._stopped: list[Qemu] = []  # to be looked at
+        self._halted: set[Qemu] = set()  # by a fault's SIGSTOP, which takes a moment to be seen
         self._source_stopped_at: float | None = None
 
     @classmethod
@@ -286,12 +288,21 @@ class Lab:
         if self._uplink is not None:
             self._uplink.observed(side, event, status)
 
-    def _signal(self, side: Side, name: str) -> None:
-        """Send an endpoint's process a signal: a fault says so."""
+    def _signal(self, side: Side, name: str) -> str | None:
+        """Send an endpoint's process a signal, for a fault says so.
+
+        Returns:
+            Why it was not sent: it would have changed nothing.
+        """
         end = self.source if side is Side.SOURCE else self.destination
-        if end.exit_status is None:  # it has not been waited for: its id is its own
-            with suppress(ProcessLookupError):
-                os.killpg(end.pid, signal.Signals[f"SIG{name}"])
+        state = ProcessState.ENDED if end.exit_status is not None else process_state(end.pid)
+        if end in self._halted and state is ProcessState.RAN:
+            state = ProcessState.STOOD  # or will in a moment
+        if changes_nothing(state, name):
+            return f"the {side}'s process {state} already"
+        os.killpg(end.pid, signal.Signals[f"SIG{name}"])
+        (self._halted.add if name == "STOP" else self._halted.discard)(end)
+        return None
 
     # What the lab is asked to look at
 

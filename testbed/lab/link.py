@@ -55,7 +55,7 @@ async def migration_link(
     net: Topology,
     engine: FaultEngine,
     log: Log,
-    on_signal: Callable[[Side, str], None],
+    on_signal: Callable[[Side, str], str | None],
     out: WayOut | None = None,
 ) -> AsyncIterator[MigrationLink]:
     """Have the way until the block ends.
@@ -64,7 +64,7 @@ async def migration_link(
         net: the run's networks.
         engine: strikes on the proxy between them.
         log: the run's.
-        on_signal: sends a signal to an endpoint.
+        on_signal: sends a signal to an endpoint, or says why it would change nothing.
         out: where connections leave the run behind the proxy; None: they do not.
 
     Raises:

@@ -46,13 +46,15 @@ class UplinkRule:
         self._ports = ports
         self._numbers: dict[str, Collection[int]] = {
             "drop": faults.drop,
-            "delay": faults.delay_s,
+            # No time at all takes one out of a delay of all others.
+            "delay": [number for number, delay_s in faults.delay_s.items() if delay_s],
             "duplicate": faults.copies,
             "alter": faults.alter,
         }
         self._random = random.Random(faults.seed)  # noqa: S311 - repeatable on purpose
         self._is_up = faults.link_up is None
-        self._lost = 0
+        self._lost = 0  # both ways
+        self._kept_off = False  # one that came from the destination was lost
         self._seen: Counter[Key] = Counter()  # how often the state of each came
         self._struck: set[Key] = set()
         self._missed: dict[Key, str] = {}  # why, of what had its announcement
@@ -89,7 +91,10 @@ class UplinkRule:
     def bring_link_up(self) -> None:
         """From now on frames pass."""
         self._is_up = True
-        self._struck.add(("link-up", EVERY))
+        if self._kept_off:
+            self._struck.add(("link-up", EVERY))
+        else:
+            self._missed["link-up", EVERY] = "nothing came from the destination before it came up"
         self._log.write("switch", "link-up", port=Port.DESTINATION, lost=self._lost)
 
     def _reached(
@@ -107,6 +112,7 @@ class UplinkRule:
         """What goes on of the announcement that has just come, and how much later."""
         if not self._is_up:
             self._lost += 1
+            self._kept_off = True
             self._did("link-down", offset=0, before=frame.hex(), after="")
             for what, numbers in self._numbers.items():
                 for number in {self.count, EVERY} & set(numbers):
@@ -133,8 +139,8 @@ class UplinkRule:
         if share is None:
             return False
         drawn = self._random.random()
-        self._struck.add(("share", EVERY))
         if drawn < share:
+            self._struck.add(("share", EVERY))
             self._did("drop", share=share, seed=self._faults.seed, drawn=round(drawn, 6), **lost)
         return drawn < share
 
@@ -182,6 +188,7 @@ class UplinkRule:
     def _lose(self, direction: Direction, frame: bytes) -> Verdict:
         """A frame other than an announcement is lost."""
         self._lost += 1
+        self._kept_off |= direction is Direction.A_TO_B
         if self._lost <= LOST_LOGGED_MAX:
             self._log.write(
                 "switch",
@@ -222,12 +229,14 @@ class UplinkRule:
                     which = f"announcement {number} was not" if number else "no announcement was"
                     yield f"{which} {DONE[what]}: {self._why((what, number))}"
         if faults.drop_share is not None and ("share", EVERY) not in self._struck:
-            yield f"no announcement was dropped: {self._why(('share', EVERY))}"
+            chance = f", and chance spared each (seed {faults.seed})" if self.count else ""
+            yield f"no announcement was dropped: {self._why(('share', EVERY))}{chance}"
         for number, forged in enumerate(faults.forge):
             if ("forge", number) not in self._struck:
                 yield f"the {forged} was not sent: {self._why(('forge', number), forged.at)}"
         if faults.link_up and ("link-up", EVERY) not in self._struck:
-            yield f"the uplink did not come up: {self._why(('link-up', EVERY), faults.link_up.at)}"
+            what = "kept nothing off" if self._is_up else "did not come up"
+            yield f"the uplink {what}: {self._why(('link-up', EVERY), faults.link_up.at)}"
 
     def _why(self, key: Key, at: StatePlace | None = None) -> str:
         if key in self._missed:

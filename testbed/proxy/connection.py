@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from testbed.fault import plan
@@ -300,6 +300,9 @@ class Connection:
                 self._outlets[toward].stall(for_s)
             case Shape(toward=toward, shape=shape):
                 self._shape(toward, shape)
+            case Signalled(struck=Observed(kind=kind, facts=facts)):
+                here = Observed(kind, {"connection": self.number, **facts})
+                self._around.elsewhere(replace(command, struck=here))
             case Signalled() | Everywhere() | StopListening():
                 self._around.elsewhere(command)
             case Send() | HoldBack() | Tarpit():

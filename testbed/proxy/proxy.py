@@ -58,7 +58,7 @@ class Proxy:
         poller: Poller,
         *,
         recorder: Recorder | None,
-        on_signal: Callable[[Side, str], None] | None,
+        on_signal: Callable[[Side, str], str | None] | None,
         on_connection: Callable[[Connection], None] | None,
         finds_attempts: bool,
         peeks: bool,
@@ -106,7 +106,7 @@ class Proxy:
         log: Log,
         connect: Callable[[], Awaitable[socket.socket]] | None = None,
         recorder: Recorder | None = None,
-        on_signal: Callable[[Side, str], None] | None = None,
+        on_signal: Callable[[Side, str], str | None] | None = None,
         on_connection: Callable[[Connection], None] | None = None,
         finds_attempts: bool = False,
         peeks: bool = True,
@@ -122,7 +122,8 @@ class Proxy:
             engine: says what happens to what passes.
             log: where connections and faults go.
             recorder: is told all that comes, before any fault.
-            on_signal: sends a signal, by name without SIG, to the endpoint of that side.
+            on_signal: sends a signal, by name without SIG, to the endpoint of that side; says why,
+                if that would change nothing.
             on_connection: is given each connection before a byte of it passes.
             finds_attempts: a file header after the attempt's own begins the next attempt; else
                 only `next_attempt` does.
@@ -404,8 +405,8 @@ class Proxy:
             case Everywhere(command=everywhere):
                 for connection in tuple(self._of_attempt.values()):
                     connection.carry_out([everywhere])
-            case Signalled(side=side, signal=signal):
-                self._signal(side, signal)
+            case Signalled():
+                self._signal(command)
             case StopListening(for_s=for_s):
                 self._listener.refuse(None if self._is_shut else for_s)
             case Observed(kind=kind, facts=facts):
@@ -413,13 +414,20 @@ class Proxy:
             case _:
                 raise AssertionError(f"{command} is for one connection")
 
-    def _signal(self, side: Side, signal: str) -> None:
-        if self._on_signal is None:
-            why = "the endpoints' processes are not ours"
-            self._log.write("proxy", "signal-unsent", side=side, signal=signal, why=why)
+    def _signal(self, command: Signalled) -> None:
+        """Have a signal sent, and tell the fault that did it, if it changed something."""
+        side, signal, struck = command.side, command.signal, command.struck
+        why: str | None = "the endpoints' processes are not ours"
+        if self._on_signal is not None:
+            why = self._on_signal(side, signal)
+        if why is None:
+            if struck is not None:
+                self._log.write("proxy", struck.kind, **struck.facts)
+            self._log.write("proxy", "signal-sent", side=side, signal=signal)
             return
-        self._on_signal(side, signal)
-        self._log.write("proxy", "signal-sent", side=side, signal=signal)
+        self._log.write("proxy", "signal-unsent", side=side, signal=signal, why=why)
+        if struck is not None:
+            self.engine.changed_nothing(struck, why)
 
     def _held_max(self) -> int:
         """How much a line may hold: its share."""

@@ -26,6 +26,8 @@ def _announce(announce: network.Announce, mode: str) -> Iterator[Finding]:
                 break
             if isinstance(announce.drop, list) and nth in announce.drop:
                 yield (key, nth), f"announcement {nth} is dropped: nothing else can happen to it"
+    if announce.delay and not any(announce.delay.values()):
+        yield ("delay",), "no time: nothing is delayed; without `all` there is nothing to except"
     for nth, how in announce.alter.items():
         if isinstance(how, network.NewBytes) and how.byte + len(how.hex) > RARP_FRAME_BYTES:
             why = f"an announcement has {RARP_FRAME_BYTES} bytes, these go on to byte "

@@ -24,13 +24,19 @@ def server_address(value: str) -> str:
     return value
 
 
+def _acts(value: str) -> str:
+    if value == "noop":
+        raise ValueError("noop does nothing: a scenario has no use for it")
+    return value
+
+
 class Toxic(Model):
     """A toxic, in the words of Toxiproxy's API; which types there are the server knows."""
 
-    type: Annotated[str, Field(min_length=1)]
+    type: Annotated[str, Field(min_length=1), AfterValidator(_acts)]
     stream: Literal["upstream", "downstream"] = "downstream"
     name: Annotated[str, Field(min_length=1)] | None = None
-    toxicity: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    toxicity: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from testbed.fault.command import Command, Observed, Send
+from testbed.fault.command import Command, Observed, Send, Signalled
 from testbed.fault.engine import FaultEngine
 from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import Side
@@ -27,11 +27,13 @@ def acts(commands: Iterable[Command]) -> list[Command]:
 
 def struck(commands: Iterable[Command]) -> list[str]:
     """Where faults struck, as the log will have it."""
-    return [
-        str(command.facts["element"])
-        for command in commands
-        if isinstance(command, Observed) and command.kind == "fault-struck"
-    ]
+    return [str(told.facts["element"]) for told in strikes(commands)]
+
+
+def strikes(commands: Iterable[Command]) -> list[Observed]:
+    """What will be told of the faults that struck; of signals, if they changed something."""
+    said = [each.struck if isinstance(each, Signalled) else each for each in commands]
+    return [each for each in said if isinstance(each, Observed) and each.kind == "fault-struck"]
 
 
 def run(relay: Passing, chunks: Iterable[bytes], sender: Side = SOURCE) -> list[Command]:

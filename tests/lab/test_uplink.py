@@ -233,6 +233,10 @@ NEVER: list[tuple[dict[str, Any], str]] = [
         "the source said failed 0 times",
     ),
     (
+        {"drop_share": 0.000001, "seed": 7},
+        "no announcement was dropped: 5 came, and chance spared each (seed 7)",
+    ),
+    (
         {"link_up": LinkUp(0.3, RESUME)},
         "the uplink did not come up: the destination said RESUME 0 times",
     ),
@@ -245,6 +249,25 @@ def test_what_was_never_done_is_said_with_its_reason(faults: Any, sentence: str)
     play.five()
     assert play.unfired() == [sentence]
     assert [did["what"] for did in play.did() if did["what"] != "link-down"] == []
+
+
+def test_a_link_that_was_down_while_nothing_came_did_nothing() -> None:
+    play = Play(link_up=LinkUp(0.0, RESUME))
+    play.rule(Direction.B_TO_A, ARP)
+    play.rule.bring_link_up()
+    play.five()
+    assert play.log.first("link-up").facts["lost"] == 1
+    assert play.unfired() == [
+        "the uplink kept nothing off: nothing came from the destination before it came up"
+    ]
+
+
+def test_one_may_be_left_out_of_a_delay_of_all() -> None:
+    play = Play(delay_s={EVERY: 0.02, 2: 0.0})
+    assert play.five() == [
+        Pass() if nth == 2 else Instead((Outgoing(FRAME),), 0.02) for nth in range(1, 6)
+    ]
+    assert play.unfired() == []
 
 
 @pytest.mark.parametrize(

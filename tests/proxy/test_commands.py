@@ -109,6 +109,7 @@ async def test_a_signal_goes_to_the_endpoint_and_into_the_log() -> None:
         source, destination = await rig.pair(STREAM[:AT])
         await source.send(STREAM[AT:])
         await rig.logged("signal-sent", side="destination", signal="STOP")
+        await rig.logged("fault-struck", fault="it", connection=1)
         assert sent == [(DESTINATION, "STOP")]
         assert await destination.exactly(len(STREAM) - AT) == STREAM[AT:]
 
@@ -118,6 +119,24 @@ async def test_a_signal_without_endpoints_is_told() -> None:
         source, _ = await rig.pair(STREAM[:AT])
         await source.send(STREAM[AT:])
         await rig.logged("signal-unsent", side="source", signal="KILL")
+        assert rig.log.first("fault-struck") is None
+        assert rig.proxy.engine.unfired() == [
+            "fault 1 (it) never fired: at the header of PART ram, instance 0, section 2: "
+            "the endpoints' processes are not ours"
+        ]
+
+
+async def test_a_signal_that_changes_nothing_is_no_strike() -> None:
+    options = {"on_signal": lambda side, _: f"the {side}'s process ran already"}
+    async with proxied(fault(Signal(SOURCE, "CONT")), **options) as rig:
+        source, _ = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        why = "the source's process ran already"
+        await rig.logged("signal-unsent", side="source", signal="CONT", why=why)
+        assert rig.log.first("fault-struck") is None
+        assert rig.proxy.engine.unfired() == [
+            f"fault 1 (it) never fired: at the header of PART ram, instance 0, section 2: {why}"
+        ]
 
 
 # Stages that somebody else sets, before a byte or while it runs.

@@ -127,6 +127,8 @@ def test_no_server_is_told():
         ("{toxics: [{}]}", "5:22: toxiproxy.toxics[0]: `type` is missing"),
         ("{toxics: [{type: noop, stream: up}]}", "5:43: toxiproxy.toxics[0].stream"),
         ("{toxics: [{type: noop, toxicity: 2}]}", "5:45: toxiproxy.toxics[0].toxicity"),
+        ("{toxics: [{type: latency, toxicity: 0}]}", "5:48: toxiproxy.toxics[0].toxicity"),
+        ("{toxics: [{type: noop}]}", "5:29: toxiproxy.toxics[0].type: noop does nothing"),
     ],
 )
 def test_what_a_file_says_wrong_is_told_with_its_place(tmp_path, said, problem):

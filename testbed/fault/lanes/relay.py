@@ -7,6 +7,7 @@ from mmap import mmap
 
 from testbed.fault.command import Command, End, Everywhere, HalfClose, Observed, Send
 from testbed.fault.plan import Channel, Side
+from testbed.fault.strikes.ways import Ways
 from testbed.wire.channel import Channel as ChannelParser
 
 from .lane import Lane
@@ -77,6 +78,7 @@ class Relay(Passing):
         connection: the how-manieth main connection of the attempt it belongs to.
         forward: source to destination.
         backward: destination to source.
+        ways: of both.
         answered: told what is answered, before it is carried out; what it gives is added.
     """
 
@@ -87,6 +89,7 @@ class Relay(Passing):
         connection: int,
         forward: Lane[ChannelParser],
         backward: Lane[ChannelParser],
+        ways: Ways,
         answered: Callable[[list[Command]], list[Command]],
     ) -> None:
         self.number = number
@@ -94,6 +97,7 @@ class Relay(Passing):
         self.connection = connection
         self.forward = forward
         self.backward = backward
+        self.ways = ways
         self.watch = forward.watch
         self._answered = answered
 
@@ -145,6 +149,7 @@ class Relay(Passing):
 
     def obey(self, command: Command) -> None:
         """What a command on this connection means for both directions."""
+        self.ways.obey(command)
         self.forward.outlet.obey(command)
         self.backward.outlet.obey(command)
 
@@ -154,6 +159,7 @@ class Relay(Passing):
     def _over(self, sender: Side, end: Command) -> list[Command]:
         """That direction is over, which is told to the other side unless a fault was first."""
         lane = self._lane(sender)
+        self.ways.ended(sender)
         commands = self._obeyed(lane.finish())
         return commands if lane.outlet.shut else [*commands, end]
 

@@ -8,6 +8,7 @@ from testbed.fault.command import (
     Everywhere,
     GoDark,
     HoldBack,
+    Observed,
     Shape,
     Signalled,
     StopListening,
@@ -50,13 +51,18 @@ BETWEEN_BYTES = (
 """Actions that change no byte, and strike between two of them."""
 
 
-def connection_commands(fault: Fault, toward: Side) -> list[Command]:
+def connection_commands(
+    fault: Fault, toward: Side, struck: Observed | None = None
+) -> list[Command]:
     """The commands of an action that changes no byte; none for the others.
 
     Args:
         fault: with its action.
         toward: the side that the direction leads to in which it strikes.
+        struck: what is told of a signal that changed something.
     """
+    if isinstance(fault.action, Signal):
+        return [Signalled(fault.action.side, fault.action.signal, struck)]
     commands = _commands(fault, toward)
     if not fault.everywhere:
         return commands
@@ -80,8 +86,6 @@ def _commands(fault: Fault, toward: Side) -> list[Command]:
             return [HalfCloseCommand(toward)]
         case Blackhole(toward=side, swallow=swallow):
             return [GoDark(each, swallow) for each in _each(side)]
-        case Signal(side=side, signal=signal):
-            return [Signalled(each, signal) for each in _each(side)]
         case Refuse(for_s=for_s_or_ever):
             return [StopListening(for_s_or_ever)]
         case DelayAccept(for_s=for_s):

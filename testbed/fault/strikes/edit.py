@@ -83,6 +83,25 @@ def edit_of(
             return Edit(fault, at, at)
 
 
+def changes_nothing(edit: Edit, element: Element) -> str | None:
+    """Say why an edit of bytes leaves them as they came; None if it changes them."""
+    old = element.raw[edit.start : edit.end]
+    if edit.new != old:
+        return None
+    match edit.fault.action:
+        case SetField(value=int(value)):
+            return f"the value was {value if abs(value) < 10 else hex(value)} already"
+        case SetField():
+            return "those bytes were there already"
+        case FlipBits():
+            return "it flips no bit"
+        case Delete():
+            return "there was nothing to take out"
+        case Insert() | Duplicate() | Replay():
+            return "there was nothing to put in"
+    return "its bytes were the same already"
+
+
 def _stale(fault: Fault, element: Element, keeper: OlderPage, page_bytes: int) -> Edit:
     """The record with older data: in place if it has a whole page, else as one that has."""
     page, size = element.value, len(element.raw)

@@ -50,6 +50,13 @@ class Ledger:
         self.struck[fault.name] += 1
         return self.struck[fault.name]
 
+    def undo(self, name: str, why: str) -> None:
+        """The fault of that name did not strike after all: it changed nothing."""
+        self.struck[name] -= 1
+        if not self.struck[name]:
+            del self.struck[name]
+        self.misses[name] = why
+
     def miss(self, fault: Fault, why: str) -> None:
         """Note that the fault came to its place and could not strike there."""
         self.misses[fault.name] = why

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import assert_never
+from weakref import WeakSet
 
+from testbed.fault.command import Command as Order
+from testbed.fault.command import Everywhere
 from testbed.fault.places.pages import BLOCKS_MAX
 from testbed.fault.places.place import channel_of
 from testbed.fault.places.trigger import Draw, Landmark, Lookout, Trigger
@@ -32,6 +35,7 @@ from testbed.wire.element import Command, CommandType, Element, RamBlock, Sectio
 
 from .copies import Keeper, LastBytes, OlderPage
 from .ledger import Ledger
+from .ways import Ways
 
 
 class Scene:
@@ -50,6 +54,7 @@ class Scene:
         self.ledger = ledger
         self.vcpus_run = True  # of the source
         self.blocks: dict[str, int] = {}
+        self.ways: WeakSet[Ways] = WeakSet()  # of connections that the engine knows of
         mine = [fault for fault in faults if fault.attempt in (None, attempt)]
         self.draws = {fault.name: Draw(fault, self._holds, chance[fault.name]) for fault in mine}
         self.triggers = [
@@ -87,6 +92,22 @@ class Scene:
                 self.vcpus_run = False
             case RamBlock(idstr=idstr, used_bytes=used) if len(self.blocks) < BLOCKS_MAX:
                 self.blocks[idstr] = used
+
+    def idle(self, orders: list[Order], ways: Ways) -> str | None:
+        """Say why a fault's commands change nothing, on the connection with those ways."""
+        reasons = []
+        for order in orders:
+            there = self.ways if isinstance(order, Everywhere) else (ways,)
+            if any(each.idle(order) is None for each in there):
+                return None
+            reasons.append(ways.idle(order))
+        return next(iter(reasons), None)
+
+    def obey(self, orders: list[Order], ways: Ways) -> None:
+        """Note what a fault's commands make of connections."""
+        for order in orders:
+            for each in list(self.ways) if isinstance(order, Everywhere) else [ways]:
+                each.obey(order)
 
     def reported(self, side: Side, event: str, status: str | None) -> list[Fault]:
         """QMP reported that: the faults that strike now."""

@@ -5,45 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from testbed.fault.command import Command, Observed
 from testbed.fault.places.place import Known, Miss
 from testbed.fault.places.records import Records
 from testbed.fault.places.trigger import Draw, Landmark, Lookout, Trigger
-from testbed.fault.plan import Channel, Delete, Duplicate, Fault, Swap
+from testbed.fault.plan import Channel, Delete, Duplicate, Fault, HalfClose, Signal, Swap, Truncate
 from testbed.fault.sentence import action_name, action_words
 from testbed.wire.element import (
     Element,
+    EndOfStream,
     PageRun,
     RamPage,
     RunElement,
     SectionFooter,
     SectionHeader,
+    VmDescription,
 )
 from testbed.wire.kinds import kind_of
 
-from .carried import connection_commands
+from .carried import BETWEEN_BYTES, connection_commands
 from .collector import Collector
 from .copies import Keeper, LastBytes
 from .describe import channel_words, describe, direction_toward
-from .edit import Edit, edit_of
+from .edit import Edit, changes_nothing, edit_of
 from .exchange import Exchange
 from .ledger import Ledger
 from .outlet import Outlet
 from .removal import Removal
 from .scene import Scene
 from .shown import Shown
+from .ways import Ways
 
 
 class Strikes:
     """The faults that may strike in one direction of one connection.
 
     Args:
+        ways: of the connection.
         channel: what the direction carries; None: what no place can name.
         number: of the channel, where it is one of several.
         connection: the how-manieth main connection of the attempt it belongs to.
     """
 
     def __init__(
-        self, scene: Scene, outlet: Outlet, channel: Channel | None, number: int, connection: int
+        self,
+        scene: Scene,
+        outlet: Outlet,
+        ways: Ways,
+        channel: Channel | None,
+        number: int,
+        connection: int,
     ) -> None:
         self.known = Known(blocks=scene.blocks)
         self.channel = channel
@@ -52,6 +63,7 @@ class Strikes:
         self._scene = scene
         self._ledger: Ledger = scene.ledger
         self._outlet = outlet
+        self._ways = ways
         mine = [] if channel is None else [each for each in scene.lookouts() if self._is_here(each)]
         self._landmarks = [each for each in mine if isinstance(each, Landmark)]
         self._triggers = [
@@ -69,6 +81,7 @@ class Strikes:
         self._collectors: list[Collector] = []
         self._doubled: list[Fault] = []  # their sections are on their way
         self._removal: Removal | None = None
+        self._last_cut: tuple[Edit, Element] | None = None  # where the stream may have ended anyway
         self._forget()
 
     @property
@@ -81,6 +94,7 @@ class Strikes:
             or self._exchange
             or self._collectors
             or self._removal
+            or self._last_cut
         )
 
     @property
@@ -129,6 +143,8 @@ class Strikes:
 
     def leave(self, element: Element) -> None:
         """The element goes on, changed by what strikes in it."""
+        if self._last_cut is not None:
+            self._tell_last_cut(self._last_cut)
         run = element.value
         if not isinstance(run, PageRun) or not isinstance(element, RunElement):
             self._leave(element, self._edits(element))
@@ -150,6 +166,9 @@ class Strikes:
         self._doubled.clear()
         self._collectors.clear()
         self._removed()
+        if self._last_cut is not None:
+            self._cannot(*self._last_cut, "nothing came after it")
+            self._last_cut = None
 
     def miss(self, faults: Sequence[Fault], why: str) -> None:
         """These faults cannot strike any more."""
@@ -271,15 +290,22 @@ class Strikes:
         exchange, self._exchange = self._exchange, None
         assert exchange is not None
         leaving = exchange.as_it_came()
-        if exchange.is_complete and exchange.second is not None:
+        if exchange.is_complete and self._are_equal(exchange):
+            why = "the next one is the same"
+        elif exchange.is_complete and exchange.second is not None:
             leaving, kept = exchange.exchanged(), self._outlet.kept
             first, second = (Shown.kept(kept, *each) for each in exchange.ranges())
             self._tell(exchange.edit, exchange.first, first, second, exchange.second)
-        else:
+            why = ""
+        if why:
             at = self._describe(exchange.first)
             self._ledger.miss(exchange.edit.fault, f"at the {at}: {why}")
         for element, edits in leaving:
             self._leave(element, edits)
+
+    def _are_equal(self, exchange: Exchange) -> bool:
+        first, second = (self._outlet.kept.take(*each) for each in exchange.ranges())
+        return first == second
 
     def _apply(self, element: Element, edits: Sequence[Edit]) -> None:
         outlet, offset = self._outlet, element.offset
@@ -310,6 +336,8 @@ class Strikes:
                 others = [each for each in rest if not isinstance(each.fault.action, Swap)]
                 self._exchange = Exchange(edit, element, others)
                 return
+            elif (why_idle := self._changes_nothing(edit, element)) is not None:
+                self._cannot(edit, element, why_idle)
             else:
                 outlet.pass_on(at, offset + edit.start)
                 self._do(edit, element)
@@ -323,12 +351,44 @@ class Strikes:
             self._doubled.append(edit.fault)
             self._collectors.append(Collector(element, partial(self._double, edit, element)))
             return
-        self._strike(edit, element, new=edit.new)
+        if isinstance(action, Signal):
+            struck = self._struck(edit, element, Shown(), Shown())
+            self._order(connection_commands(edit.fault, self._outlet.toward, struck))
+            return
+        commands = connection_commands(edit.fault, self._outlet.toward)
+        if self._is_last_cut(edit, element):
+            self._last_cut = edit, element
+        else:
+            self._strike(edit, element, new=edit.new)
         self._outlet.put(edit.new)
         if isinstance(action, Delete) and edit.of_section:
             self._removal = Removal(edit.fault, element)
-        for command in connection_commands(edit.fault, self._outlet.toward):
+        self._order(commands)
+
+    def _order(self, commands: list[Command]) -> None:
+        self._scene.obey(commands, self._ways)
+        for command in commands:
             self._outlet.do(command)
+
+    def _changes_nothing(self, edit: Edit, element: Element) -> str | None:
+        """Say why a fault that has come to its place leaves all as it is."""
+        if not isinstance(edit.fault.action, BETWEEN_BYTES):
+            takes_section = isinstance(edit.fault.action, Duplicate) and edit.of_section
+            return None if takes_section else changes_nothing(edit, element)
+        commands = connection_commands(edit.fault, self._outlet.toward)
+        return self._scene.idle(commands, self._ways)
+
+    def _is_last_cut(self, edit: Edit, element: Element) -> bool:
+        """True of a cut behind which nothing may come: it is told when something does."""
+        action = edit.fault.action
+        cuts = isinstance(action, Truncate) or action == HalfClose(self._outlet.toward)
+        may_be_last = isinstance(element.value, EndOfStream | VmDescription)
+        is_behind = edit.start == len(element.raw)
+        return cuts and may_be_last and is_behind and not edit.fault.everywhere
+
+    def _tell_last_cut(self, cut: tuple[Edit, Element]) -> None:
+        self._last_cut = None
+        self._strike(*cut, new=b"")
 
     def _double(self, edit: Edit, header: Element, data: bytes | None) -> None:
         """All of a section has passed that is to pass twice."""
@@ -383,6 +443,18 @@ class Strikes:
         other: Element | None = None,
     ) -> None:
         """Tell what a fault changed; `other`: what the element has changed places with."""
+        told = self._struck(edit, element, before, after, other)
+        self._outlet.say(told.kind, told.facts)
+
+    def _struck(
+        self,
+        edit: Edit,
+        element: Element,
+        before: Shown,
+        after: Shown,
+        other: Element | None = None,
+    ) -> Observed:
+        """Count a strike; what is told of it."""
         fault = edit.fault
         facts: dict[str, object] = {
             "fault": fault.name,
@@ -401,4 +473,4 @@ class Strikes:
         strikes = self._ledger.strike(fault)
         if fault.times != 1:
             facts["strike"] = strikes
-        self._outlet.say("fault-struck", facts)
+        return Observed("fault-struck", facts)
