@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .base import MachineSpec
+from .trace import TRACE_ARGUMENTS
 
 DISK_BYTES_MIN = 1 << 20
 """SeaBIOS reads the boot sector by cylinder, head and sector: a smaller disk has no cylinder."""
@@ -75,7 +76,7 @@ def command_line(
     if machine.paused:
         arguments.append("-S")
     if incoming:
-        arguments += ["-incoming", "defer"]
+        arguments += [*TRACE_ARGUMENTS, "-incoming", "defer"]
     return arguments
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.log import Log
 
 from .base import EndpointError
+from .trace import Loading
 
 if TYPE_CHECKING:
     from netns.namespace import Namespace
@@ -80,12 +81,17 @@ class LineSplitter(asyncio.Protocol):
 class Process:
     """A running command; made by `Process.start`, ended with its whole group when that block is."""
 
-    def __init__(self, side: str, popen: subprocess.Popen[bytes], log: Log) -> None:
+    def __init__(
+        self, side: str, popen: subprocess.Popen[bytes], log: Log, *, traced: bool = False
+    ) -> None:
         self._side = side
         self._popen = popen
         self._log = log
+        self._traced = traced
         self._tail: deque[str] = deque(maxlen=TAIL_LINES_MAX)
         self._line_counts = {"stderr": 0, "serial": 0}
+        self._loading = Loading()
+        self._begun = ""  # of a message that a line of the trace came into
         self._outputs: list[tuple[asyncio.BaseTransport, LineSplitter]] = []
         self._exited = asyncio.Event()
         self._pidfd = os.pidfd_open(popen.pid)
@@ -103,13 +109,15 @@ class Process:
         namespace: Namespace | None = None,
         inherited: Sequence[int] = (),
         serial: socket.socket | None = None,
+        traced: bool = False,
         advice: str = INSTALL_OR_CHOOSE,
     ) -> AsyncIterator[Process]:
         """Start `argv` in a session of its own, and log what becomes of it.
 
         Writes `process-started` (argv, pid); `stderr` (line as it came, text without the name of
-        the program; standard output comes here too); `serial` (line); `process-ended` (status, or
-        signal by name; asked: the testbed ended it).
+        the program; standard output comes here too); `serial` (line); `section-loaded` and
+        `command-loaded` (what `trace.py` reads; such a line is no `stderr`); `process-ended`
+        (status, or signal by name; asked: the testbed ended it).
 
         Args:
             side: the actor in the log.
@@ -118,6 +126,7 @@ class Process:
             namespace: the network namespace that the process lives in; None: ours.
             inherited: descriptors that it gets, under the same numbers.
             serial: our end of its serial line; closed when the block ends.
+            traced: it was given `TRACE_ARGUMENTS`, and what it loads is read from its stderr.
             advice: what to do if the command is not there.
 
         Raises:
@@ -129,7 +138,8 @@ class Process:
             read_end, write_end = os.pipe()
             output = stack.enter_context(io.FileIO(read_end, "r"))
             try:
-                process = cls(side, _spawn(argv, write_end, inherited, namespace, advice), log)
+                popen = _spawn(argv, write_end, inherited, namespace, advice)
+                process = cls(side, popen, log, traced=traced)
             finally:
                 os.close(write_end)
             try:
@@ -154,6 +164,11 @@ class Process:
     def stderr_tail(self) -> str:
         """The last lines that it wrote to stderr and standard output."""
         return "\n".join(self._tail)
+
+    @property
+    def loading(self) -> Loading:
+        """What it was seen to load; of a process that is not traced nothing is seen."""
+        return self._loading
 
     async def wait(self) -> int:
         """Wait until it has ended and all that it wrote is in the log; return its exit status."""
@@ -201,6 +216,7 @@ class Process:
                 transport.close()
         for _, output in self._outputs:
             await output.ended.wait()
+        self._say_begun()
 
     async def _read(self, output: io.FileIO, serial: socket.socket | None) -> None:
         loop = asyncio.get_running_loop()
@@ -215,6 +231,24 @@ class Process:
             )
 
     def _stderr_line(self, line: str) -> None:
+        traced = self._loading.read(line) if self._traced else None
+        if traced is not None:
+            before, events = traced
+            self._begun += before
+            for kind, facts in events:
+                self._log.write(self._side, kind, **facts)
+            if len(self._begun) > LINE_BYTES_MAX:
+                self._say_begun()
+            return
+        self._stderr_text(self._begun + line)
+
+    def _say_begun(self) -> None:
+        """Say the beginning of a message whose rest did not come."""
+        if self._begun:
+            self._stderr_text(self._begun)
+
+    def _stderr_text(self, line: str) -> None:
+        self._begun = ""
         self._tail.append(line)
         self._write_line("stderr", line=line, text=PROGRAM_PREFIX.sub("", line))
 

@@ -22,6 +22,7 @@ from .process import Process
 from .program import DEFAULT_QEMU
 from .qmp import QmpEnded, QmpSession, QmpSilent
 from .saving import save
+from .trace import Loading
 
 if TYPE_CHECKING:
     from netns.namespace import Namespace
@@ -97,6 +98,7 @@ class Qemu(Endpoint):
                 namespace=namespace,
                 inherited=inherited.all,
                 serial=sockets[1],
+                traced=incoming,
             ) as process:
                 # Once the only copies are its own, its end is the end of each connection.
                 theirs.close()
@@ -159,6 +161,11 @@ class Qemu(Endpoint):
     def exit_status(self) -> int | None:
         """Exit status; negative: the signal that ended it; None: it runs."""
         return self._process.exit_status
+
+    @property
+    def loading(self) -> Loading:
+        """What it was seen to load: see `trace.py`."""
+        return self._process.loading
 
     async def command(
         self,

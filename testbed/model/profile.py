@@ -44,6 +44,9 @@ class Profile:
     """A block's size that is beyond what it can have; the same."""
     unaligned_length: str
     """A range to discard that is not whole pages; of `end`, its host address, and `length`."""
+    traces_numbers: bool
+    """Tracing says a command as a number, or by its name; and each line begins with process and
+    time, or does not."""
     checks_postcopy_pages: bool
     """In postcopy it looks for an error of its file behind the flags of a RAM record, and counts
     the target pages of a host page; or it wants them in order, and says more of a bad block."""
@@ -71,6 +74,7 @@ PROFILES = {
             size_mismatch="Length mismatch: {block}: {theirs:#x} in != {ours:#x}",
             too_large="Length too large: {block}: {theirs:#x} > {ours:#x}",
             unaligned_length="Unaligned end address: {end:#x}",
+            traces_numbers=True,
             checks_postcopy_pages=False,
         ),
         Profile(
@@ -95,6 +99,7 @@ PROFILES = {
             size_mismatch="Size mismatch: {block}: {theirs:#x} != {ours:#x}",
             too_large="Size too large: {block}: {theirs:#x} > {ours:#x}",
             unaligned_length="Unaligned length: {length:x}",
+            traces_numbers=False,
             checks_postcopy_pages=True,
         ),
     )

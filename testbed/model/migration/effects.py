@@ -29,6 +29,14 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """An event of QEMU's tracing, by its name, and its arguments as the backend `log` has them."""
+
+    event: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Became:
     """Another status of the migration."""
 
@@ -69,4 +77,4 @@ class Exit:
     status: int
 
 
-Effect = Say | Became | Send | HangUp | GuestMayRun | StopGuest | ResumeGuest | Exit
+Effect = Say | Trace | Became | Send | HangUp | GuestMayRun | StopGuest | ResumeGuest | Exit

@@ -13,7 +13,7 @@ from testbed.wire.element import Message
 from testbed.wire.encode import encode
 
 from .configuration import Configuration
-from .effects import Became, Effect, Say, Send, Status
+from .effects import Became, Effect, Say, Send, Status, Trace
 from .memory import Missing
 from .registry import Entry, Registry
 
@@ -83,6 +83,7 @@ class Machine:
     sends_vmdesc: bool = True  # and expects it
     is_xen: bool = False
     postcopy_enabled: bool = False  # the capability postcopy-ram
+    traced: frozenset[str] = frozenset()  # events of which each is told
 
 
 @dataclass(slots=True)
@@ -126,6 +127,11 @@ class MigrationIncoming:
     def say(self, line: str) -> None:
         """Have a line on stderr."""
         self.effects.append(Say(line))
+
+    def trace(self, event: str, arguments: str) -> None:
+        """Tell an event, if that is traced."""
+        if event in self.machine.traced:
+            self.effects.append(Trace(event, arguments))
 
     def become(self, status: Status) -> None:
         """Change the status, and say so."""

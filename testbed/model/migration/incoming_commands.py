@@ -49,8 +49,7 @@ def command(mis: MigrationIncoming, file: Incoming, loop: Loop) -> Story[None]:
     length = yield from number(file, 2)
     if mis.profile.notices_short_reads and file.error:
         raise VmStateFailed(file.error)
-    if not CommandType.INVALID < kind < mis.profile.commands_end:
-        raise VmStateFailed(EINVAL, f"MIG_CMD {kind:#x} unknown (len {length:#x})")
+    _check_number(mis, kind, length)
     _check_length(mis, CommandType(kind), length)
     match kind:
         case CommandType.OPEN_RETURN_PATH:
@@ -73,14 +72,28 @@ def command(mis: MigrationIncoming, file: Incoming, loop: Loop) -> Story[None]:
             yield from _recv_bitmap(mis, file, length)
 
 
+def _check_number(mis: MigrationIncoming, kind: int, length: int) -> None:
+    known = CommandType.INVALID < kind < mis.profile.commands_end
+    if mis.profile.traces_numbers:
+        mis.trace("loadvm_process_command", f"com={kind:#x} len={length}")
+    elif known:
+        mis.trace("loadvm_process_command", f"com={_name(CommandType(kind))} len={length}")
+    if not known:
+        raise VmStateFailed(EINVAL, f"MIG_CMD {kind:#x} unknown (len {length:#x})")
+
+
 def _check_length(mis: MigrationIncoming, kind: CommandType, length: int) -> None:
     expected = LENGTHS.get(kind)
     if kind is CommandType.POSTCOPY_ADVISE:
         expected = mis.profile.advise_bytes
     if expected is not None and length != expected:
-        name = "(null)" if kind is CommandType.ENABLE_COLO else kind.name  # QEMU has none for it
         said = f"received with bad length - expecting {expected}, got {length}"
-        raise VmStateFailed(ERANGE, f"{name} {said}")
+        raise VmStateFailed(ERANGE, f"{_name(kind)} {said}")
+
+
+def _name(kind: CommandType) -> str:
+    """As `mig_cmd_args` has it, which has none for `ENABLE_COLO`."""
+    return "(null)" if kind is CommandType.ENABLE_COLO else kind.name
 
 
 def _open_return_path(mis: MigrationIncoming) -> None:
@@ -95,6 +108,7 @@ def _open_return_path(mis: MigrationIncoming) -> None:
 
 def _ping(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     value = yield from number(file, 4)
+    mis.trace("loadvm_process_command_ping", f"{value:#x}")
     if not mis.answers:
         raise VmStateFailed(FAILED, f"CMD_PING ({value:#x}) received with no return path")
     mis.answer(build.pong(value))

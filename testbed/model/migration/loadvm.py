@@ -107,9 +107,22 @@ def _elements(mis: MigrationIncoming, file: Incoming) -> Story[None]:
             case SectionType.PART | SectionType.END:
                 yield from _part_end(mis, file)
             case SectionType.COMMAND:
-                yield from command(mis, file, load_elements)
+                yield from _command(mis, file)
             case _:
                 raise VmStateFailed(EINVAL, f"Unknown savevm section type {kind}")
+
+
+def _command(mis: MigrationIncoming, file: Incoming) -> Story[None]:
+    event = "qemu_loadvm_state_section_command"
+    try:
+        yield from command(mis, file, load_elements)
+    except VmStateFailed as failed:
+        mis.trace(event, f"{failed.ret}")
+        raise
+    except Quit:
+        mis.trace(event, f"{QUIT}")
+        raise
+    mis.trace(event, "0")
 
 
 def _check(file: Incoming, *lines: str) -> None:
@@ -125,6 +138,8 @@ def _start_full(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     instance_id, version_id = yield from numbers(file, IDS)
     if mis.profile.notices_short_reads:
         _check(file, "qemu_loadvm_section_start_full: Failed to read instance/version ID: {}")
+    said = f"{section_id}({idstr}) {instance_id} {version_id}"
+    mis.trace("qemu_loadvm_state_section_startfull", said)
     # Before 5.0 an instance_id was an int, to be printed and compared.
     entry = mis.machine.registry.find(idstr, instance_id)
     if entry is None:
@@ -151,6 +166,7 @@ def _part_end(mis: MigrationIncoming, file: Incoming) -> Story[None]:
     section_id = yield from number(file, 4)
     if mis.profile.notices_short_reads:
         _check(file, "qemu_loadvm_section_part_end: Failed to read section ID: {}")
+    mis.trace("qemu_loadvm_state_section_partend", f"{section_id}")
     found = mis.begun_as(section_id)
     if found is None:
         raise VmStateFailed(EINVAL, f"Unknown savevm section {_signed(section_id)}")

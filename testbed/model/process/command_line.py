@@ -33,7 +33,8 @@ WITH_VALUE = frozenset(
     (
         *("accel", "add-fd", "chardev", "cpu", "device", "display", "drive", "dump-vmstate"),
         *("global", "incoming", "loadvm", "m", "M", "machine", "mon", "monitor", "name"),
-        *("netdev", "pidfile", "profile", "qmp", "rtc", "sandbox", "serial", "smp", "uuid", "vga"),
+        *("netdev", "pidfile", "profile", "qmp", "rtc", "sandbox", "serial", "smp", "trace"),
+        *("uuid", "vga"),
     )
 )
 ONLY_NONE = {"display": "none", "vga": "none", "monitor": "none"}
@@ -103,6 +104,7 @@ class CommandLine:
     drives: list[Option] = field(default_factory=list)
     devices: list[Option] = field(default_factory=list)
     netdevs: list[Option] = field(default_factory=list)
+    traces: list[Option] = field(default_factory=list)
     globals: dict[str, str] = field(default_factory=dict)
     asks: str | None = None  # `version`, `help`, `machines`: to be told, and nothing else
 
@@ -156,6 +158,7 @@ LISTS: dict[str, Callable[[CommandLine], list[Option]]] = {
     "drive": lambda found: found.drives,
     "device": lambda found: found.devices,
     "netdev": lambda found: found.netdevs,
+    "trace": lambda found: found.traces,
 }
 """Options that may be given several times."""
 
@@ -267,6 +270,7 @@ KEYS = {
     "device": Keys("driver", ()),
     "netdev": Keys("type", ("id", "fd", "vhost"), ("vhost",)),
     "m": Keys("size", ("slots", "maxmem")),
+    "trace": Keys("enable", ("enable",)),
     "name": Keys("guest", ("process", "debug-threads"), ("debug-threads",)),
 }
 """By option. What a device takes depends on its driver: see `devices`; for `-qmp` see `chardev`."""

@@ -20,6 +20,7 @@ from testbed.model.migration.effects import (
     Send,
     Status,
     StopGuest,
+    Trace,
 )
 from testbed.model.migration.incoming import PostcopyState
 from testbed.model.migration.memory import Missing
@@ -149,6 +150,8 @@ class Inbound:
                     self._channel.write(data)
             case Say(line):
                 self._vm.say(line)
+            case Trace(event, arguments):
+                self._vm.trace(event, arguments)
             case Became(status):
                 self._become(status)
             case GuestMayRun():

@@ -38,6 +38,7 @@ from .command_line import CommandLine, Option, Usage, check_machine, parse
 from .dumped import dumped
 from .migrations import VmMigrations
 from .pidfile import pidfile
+from .tracing import traced, tracer
 from .vm import Vm
 
 NAME = "qemu-model"
@@ -63,6 +64,8 @@ A work-alike of QEMU for migration: it takes the options of qemu-system-x86_64 t
   -serial WHERE         its serial line: chardev:ID, file:PATH, stdio, null
   -incoming URI|defer   wait for a migration
   -S                    do not run before `cont`
+  -trace EVENT          tell on stderr what is loaded: qemu_loadvm_state_section_*,
+                        loadvm_process_command*
   -loadvm NAME          begin with a snapshot
   -dump-vmstate [FILE]  write down how its devices are saved
 """
@@ -130,6 +133,7 @@ async def _run(line: CommandLine, profile: Profile) -> int:
         disks = drives.opened(line.drives, stack.enter_context(Images()), sets)
         devices.check_plugged(line.devices, disks)
         hardware = _hardware(line, profile)
+        hardware.incoming.traced = traced(line.traces, profile, say)
         if line.dump_vmstate is not None:
             return _dump(line.dump_vmstate, hardware)
         nics = nic.plugged(devices.nics(line.devices), line.netdevs)
@@ -149,6 +153,7 @@ async def _run(line: CommandLine, profile: Profile) -> int:
             profile,
             emit=emit,
             say=say,
+            trace=tracer(profile),
             serial=serial,
             waits_for_migration=line.incoming is not None,
             autostart=not line.paused,

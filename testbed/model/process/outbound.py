@@ -24,6 +24,7 @@ from testbed.model.migration.effects import (
     Send,
     Status,
     StopGuest,
+    Trace,
 )
 from testbed.model.migration.source import Source
 from testbed.model.qmp.descriptors import Descriptors
@@ -242,7 +243,7 @@ class Outbound:
                 self._vm.halt("finish-migrate")
             case ResumeGuest():
                 self._go_on()
-            case GuestMayRun() | Exit():
+            case GuestMayRun() | Exit() | Trace():
                 raise AssertionError(f"{effect} is of a destination")
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from testbed.model.guest.announce import Announcements, AnnounceParameters
 from testbed.model.guest.guest import Guest
 from testbed.model.machines.hardware import Hardware
-from testbed.model.migration.effects import Say
+from testbed.model.migration.effects import Say, Trace
 from testbed.model.migration.incoming import MigrationIncoming
 from testbed.model.migration.loadvm import load_machine
 from testbed.model.migration.memory import Missing
@@ -41,6 +41,7 @@ class Vm:
         profile: as which QEMU it behaves.
         emit: tells a QMP event.
         say: writes a line on stderr.
+        trace: writes an event and its arguments on stderr.
         serial: its serial line.
         waits_for_migration: it was started with `-incoming`.
         autostart: it runs once it can; `-S` says that it does not.
@@ -53,11 +54,13 @@ class Vm:
         *,
         emit: Emit,
         say: Callable[[str], None],
+        trace: Callable[[str, str], None],
         serial: Serial,
         waits_for_migration: bool = False,
         autostart: bool = True,
     ) -> None:
         self.hardware, self.profile, self.emit, self.say = hardware, profile, emit, say
+        self.trace = trace
         self.status = "inmigrate" if waits_for_migration else "prelaunch"
         self.autostart = autostart
         self.guest = Guest(hardware.memory)
@@ -275,6 +278,9 @@ class Vm:
             raise AssertionError("a file that has ended leaves nothing to wait for")
         except StopIteration as done:
             ret = done.value
+        for effect in mis.effects:
+            if isinstance(effect, Trace):
+                self.trace(effect.event, effect.arguments)
         if ret < 0:
             lines = [effect.line for effect in mis.effects if isinstance(effect, Say)]
             raise VmStateFailed(ret, *lines)

@@ -25,6 +25,7 @@ from testbed.model.migration.effects import (
     Say,
     Send,
     StopGuest,
+    Trace,
 )
 from testbed.model.migration.source import Source
 
@@ -223,7 +224,7 @@ class Simulation:
                     self._source_hangs_up()
                 case Say() | Became():
                     pass
-                case GuestMayRun() | Exit():
+                case GuestMayRun() | Exit() | Trace():
                     raise AssertionError(f"{effect} is of a destination")
         self._next_turn()
 
@@ -307,7 +308,7 @@ class Simulation:
                     self.exit_status = status
                     self._stop(1)
                     self._destination_hangs_up(connection)
-                case Say() | Became():
+                case Say() | Trace() | Became():
                     pass
                 case StopGuest() | ResumeGuest():
                     raise AssertionError(f"{effect} is of a source")
