@@ -40,7 +40,7 @@ from .plan import (
 from .sentence import action_name, action_words
 from .strikes.carried import connection_commands
 from .strikes.describe import describe_place
-from .strikes.ledger import DeviceSections, Ledger
+from .strikes.ledger import DeviceSections, Ledger, SectionsSent
 from .strikes.outlet import Outlet
 from .strikes.scene import Scene
 from .strikes.strikes import Strikes
@@ -100,6 +100,11 @@ class FaultEngine:
     def device_sections(self) -> DeviceSections:
         """Header and payload of each FULL section by (idstr, instance_id), as last sent."""
         return self._ledger.device_sections
+
+    @property
+    def sections_sent(self) -> SectionsSent:
+        """The sections of the last stream, as the source sent them."""
+        return self._ledger.sections
 
     def next_attempt(self) -> None:
         """What comes now belongs to another migration."""

@@ -42,6 +42,9 @@ OBSERVE_S = 2.0
 ANNOUNCE_SELF_SINCE = (4, 0, 0)
 PCAP = "guest-network.pcap"
 DIFFERENCES_MAX = 20
+SECTIONS_MAX = 2000
+"""Of one stream, in the log: as many as the proxy tells of one by one. A machine has some 60."""
+TOO_MANY = f"it had more than {SECTIONS_MAX} sections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +312,7 @@ class Lab:
     async def observe(self) -> None:
         """Write down what each side is, by its own account, and what the network is."""
         await together(*(self._observe(end) for end in (self.source, self.destination)))
+        self._note_sections()
         await self.note_forwarding("after")
         if self._probe is not None and self._source_stopped_at is not None:
             outage = self._probe.outage("destination", self._source_stopped_at)
@@ -356,6 +360,30 @@ class Lab:
                 facts["silent"] = end.exit_status is None
                 facts["exit_status"] = end.exit_status
         self._log.write(end.side, "observed", attempt=self.attempt, **facts)
+
+    def _note_sections(self) -> None:
+        """Write down which sections the source sent, and how many the destination loaded.
+
+        Those that the destination loaded are events of its own, but for most of the PARTs.
+        """
+        sent = self.engine.sections_sent
+        self._log.write(
+            "proxy",
+            "sections-sent",
+            attempt=self.attempt,
+            begun=[list(section) for section in sent.begun[:SECTIONS_MAX]],
+            parts={f"{idstr} {instance}": count for (idstr, instance), count in sent.parts.items()},
+            unread=TOO_MANY if len(sent.begun) > SECTIONS_MAX else sent.unread,
+        )
+        loading = self.destination.loading
+        self._log.write(
+            "destination",
+            "sections-loaded",
+            attempt=self.attempt,
+            traced=loading.is_traced,
+            cut=loading.is_cut,
+            parts=loading.counts(),
+        )
 
     async def note_forwarding(self, when: str) -> None:
         """Write down where the switch thinks the guest's MAC is."""

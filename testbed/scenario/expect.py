@@ -81,7 +81,9 @@ class Expectations:
     def all(self, first: Attempt, verdict: str) -> Iterator[Check]:
         """Every check, in the order of the file."""
         expect = self._expect
-        yield self._check(("verdict",), expect.verdict, verdict)
+        damage = "; ".join(first.damage) if verdict == "corrupt" else ""
+        shown = f"{verdict} ({damage})" if damage else verdict
+        yield self._check(("verdict",), expect.verdict, shown, verdict == expect.verdict)
         yield from self._side("source", expect.source, first.source)
         yield from self._side("destination", expect.destination, first.destination)
         if expect.running is not None:

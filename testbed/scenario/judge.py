@@ -12,6 +12,7 @@ from typing import Any
 
 from testbed.log import Event, Log
 
+from .loaded import Loading, loading
 from .units import Version
 
 SIDES = ("source", "destination")
@@ -61,6 +62,8 @@ class Attempt:
     hung: tuple[str, ...] = field(default=())
     intact: bool | None = None  # memory; None: not looked at
     equal: bool | None = None  # device state; None: not looked at
+    loading: Loading = field(default=Loading(unwatched="nobody asked"))  # of sections
+    damage: tuple[str, ...] = ()  # what was found wrong with any of the three, in words
 
     @property
     def verdict(self) -> str:
@@ -88,7 +91,7 @@ class Attempt:
     def _arrived(self) -> str:
         if self.source.running:
             return "split-brain"
-        if self.intact is False or self.equal is False:
+        if False in (self.intact, self.equal, self.loading.outcome):
             return "corrupt"
         return "recovered" if "postcopy-paused" in self.destination.statuses else "completed"
 
@@ -117,6 +120,7 @@ def attempts(log: Log) -> list[Attempt]:
 
 def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
     source, destination = (_side(side, said) for side in SIDES)
+    loaded = loading(said)
     return Attempt(
         number,
         source,
@@ -128,7 +132,15 @@ def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
         ),
         _all_of(looked, "memory-checked", "intact"),
         _all_of(looked, "device-state-checked", "equal"),
+        loaded,
+        (*_details(looked), *loaded.problems),
     )
+
+
+def _details(looked: Iterable[Event]) -> Iterator[str]:
+    for event in looked:
+        yield from event.facts.get("findings", ()) if event.kind == "memory-checked" else ()
+        yield from event.facts["differences"] if event.kind == "device-state-checked" else ()
 
 
 def _all_of(events: Iterable[Event], kind: str, fact: str) -> bool | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CUT_SHORT = "cut short"
+"""How the text of a `Cut` begins."""
+
 
 class StreamError(Exception):
     """The bytes on a channel are not the stream we know: a peer's fault, never ours.
@@ -21,7 +24,7 @@ class Cut(StreamError):
     def __init__(self, *, offset: int, inside: str, expected: str, got: str) -> None:
         super().__init__(offset=offset, inside=inside, expected=expected, got=got)
         self.args = (
-            f"cut short at offset {offset:#x}, in {inside}: expected {expected}, got {got}",
+            f"{CUT_SHORT} at offset {offset:#x}, in {inside}: expected {expected}, got {got}",
         )
 
 

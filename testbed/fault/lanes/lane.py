@@ -32,6 +32,7 @@ from testbed.wire.element import (
     Element,
     EndOfStream,
     FileHeader,
+    Opaque,
     PageRun,
     Payload,
     RamBlock,
@@ -56,6 +57,7 @@ NOTED = frozenset(
         StreamCommand,
         VmDescription,
         MultifdInit,
+        Opaque,
     }
 )
 """Values that tell something of what follows."""
@@ -203,6 +205,8 @@ class Lane(Generic[Parser]):
         self._decide(why)
         self._is_unread = True
         self._scene.ledger.waits(self, 0)
+        if self._is_main:
+            self._scene.ledger.sections.unread = why
         self.outlet.say("stream-unread", {"why": why, "offset": self.parser.fed})
 
     def finish(self) -> list[Command]:
@@ -293,6 +297,8 @@ class Lane(Generic[Parser]):
             self._strikes.known.postcopy |= value.command == CommandType.POSTCOPY_RUN
         elif isinstance(value, VmDescription):
             ledger.layout = self.parser.layout or ledger.layout
+            if self.parser.layout is not None:
+                ledger.sections.described(self.parser.layout)
 
     def _leave_or_hold(self, element: Element) -> None:
         """Have the element leave, or hold it while what it belongs to is not understood."""

@@ -8,7 +8,16 @@ from weakref import WeakKeyDictionary
 
 from testbed.fault.plan import Fault
 from testbed.wire import Layout
-from testbed.wire.element import Element, FileHeader, Payload, SectionHeader, SectionType
+from testbed.wire.channel import AFTER_THE_END
+from testbed.wire.element import (
+    Element,
+    FileHeader,
+    Opaque,
+    Payload,
+    SectionHeader,
+    SectionType,
+)
+from testbed.wire.error import CUT_SHORT
 
 DEVICE_BYTES_MAX = 16 << 20
 """Device state kept for comparison, and held while its boundaries are unknown; 0.5 MB seen."""
@@ -22,17 +31,60 @@ DeviceSections = dict[tuple[str, int], tuple[SectionHeader, bytes]]
 
 
 @dataclass(slots=True)
+class SectionsSent:
+    """The sections of one stream as the source sent them, whatever faults did to them then.
+
+    `begun` are idstr, instance_id and version_id of each START and FULL section in order; the
+    version is None where only the vmdesc tells of it. `parts` counts PART and END sections by
+    idstr and instance_id. `unread` says why there may be more that nobody saw, or is None. The
+    parser bounds how many there are.
+    """
+
+    begun: list[tuple[str, int, int | None]] = field(default_factory=list)
+    parts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    unread: str | None = None
+    _full: list[int] = field(default_factory=list)  # which of `begun` are FULL
+
+    def learn(self, element: Element) -> None:
+        """Take note of a header, of the vmdesc, or of what could not be read."""
+        match element.value:
+            case SectionHeader(type=SectionType.PART | SectionType.END) as header:
+                self.parts[header.idstr, header.instance_id] += 1
+            case SectionHeader() as header:
+                if header.type is SectionType.FULL:
+                    self._full.append(len(self.begun))
+                self.begun.append((header.idstr, header.instance_id, header.version_id))
+            case Opaque(why=why) if why != AFTER_THE_END and not why.startswith(CUT_SHORT):
+                self.unread = why
+
+    def described(self, layout: Layout) -> None:
+        """The vmdesc came: where it denies which sections there were, it is right.
+
+        A payload that imitates a footer and a header makes sections that there are not.
+        """
+        told = [(device.idstr, device.instance_id) for device in layout.devices]
+        if [self.begun[at][:2] for at in self._full] == told:
+            return
+        full = frozenset(self._full)
+        others = [each for at, each in enumerate(self.begun) if at not in full]
+        self.begun = [*others, *((idstr, instance_id, None) for idstr, instance_id in told)]
+        self._full = list(range(len(others), len(self.begun)))
+
+
+@dataclass(slots=True)
 class Ledger:
     """Which faults struck, which came to their place in vain and why; device state and layout.
 
     `device_sections` holds the payloads of the FULL sections by (idstr, instance_id), as the
-    source sent them in the last stream that had any; `layout` is the last vmdesc that came.
+    source sent them in the last stream that had any; `layout` is the last vmdesc that came;
+    `sections` are those of the last stream.
     """
 
     struck: Counter[str] = field(default_factory=Counter)
     misses: dict[str, str] = field(default_factory=dict)
     device_sections: DeviceSections = field(default_factory=dict)
     layout: Layout | None = None
+    sections: SectionsSent = field(default_factory=SectionsSent)
     _device_bytes: int = 0
     _waiting: WeakKeyDictionary[object, int] = field(default_factory=WeakKeyDictionary)
 
@@ -67,7 +119,9 @@ class Ledger:
         if isinstance(value, FileHeader):
             self.device_sections.clear()
             self._device_bytes = 0
-        elif isinstance(value, Payload) and section is not None and _is_full(section):
+            self.sections = SectionsSent()
+        self.sections.learn(element)
+        if isinstance(value, Payload) and section is not None and _is_full(section):
             self._device_bytes += len(value.data)
             if self._device_bytes <= DEVICE_BYTES_MAX:
                 self.device_sections[section.idstr, section.instance_id] = section, value.data
