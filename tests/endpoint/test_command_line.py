@@ -48,7 +48,17 @@ def test_the_least_machine_has_only_qmp_and_a_serial_line() -> None:
     ("machine", "inherited", "incoming", "wanted"),
     [
         pytest.param(MachineSpec(paused=True), None, False, [("-S",)], id="paused"),
-        pytest.param(None, None, True, [("-incoming", "defer")], id="incoming"),
+        pytest.param(
+            None,
+            None,
+            True,
+            [
+                ("-trace", "qemu_loadvm_state_section_*"),
+                ("-trace", "loadvm_process_command*"),
+                ("-incoming", "defer"),
+            ],
+            id="incoming",
+        ),
         pytest.param(
             MachineSpec(machine="q35", memory_bytes=16 << 20, cpus=2),
             None,

@@ -82,6 +82,38 @@ async def test_output_and_status_are_logged() -> None:
     assert facts(log, "process-ended") == [{"status": 3, "asked": False}]
 
 
+TRACED = """\
+echo 'qemu_loadvm_state_section_startfull 3(timer) 0 2' >&2
+printf 'qemu-system-x86_64: ' >&2
+echo 'qemu_loadvm_state_section_partend 3' >&2
+echo 'it broke' >&2
+printf 'half' >&2
+echo 'loadvm_process_command com=PING len=4' >&2
+"""
+
+
+async def test_what_is_loaded_is_told_and_is_no_stderr() -> None:
+    log = Log()
+    async with Process.start("source", ["sh", "-c", TRACED], log=log, traced=True) as process:
+        assert await process.wait() == 0
+    assert [each["section"] for each in facts(log, "section-loaded")] == ["timer", "timer"]
+    assert facts(log, "command-loaded") == [{"command": "PING", "length": 4}]
+    assert facts(log, "stderr") == [
+        {"line": "qemu-system-x86_64: it broke", "text": "it broke"},
+        {"line": "half", "text": "half"},
+    ]
+    assert process.stderr_tail == "qemu-system-x86_64: it broke\nhalf"
+    assert process.loading.counts() == {"timer 0": 1}
+
+
+async def test_of_who_is_not_traced_all_is_stderr() -> None:
+    log = Log()
+    async with Process.start("source", ["sh", "-c", TRACED], log=log) as process:
+        assert await process.wait() == 0
+    assert len(facts(log, "stderr")) == 4
+    assert not facts(log, "section-loaded")
+
+
 async def test_a_signal_is_logged_by_name() -> None:
     log = Log()
     async with Process.start("source", ["sleep", "60"], log=log) as process:

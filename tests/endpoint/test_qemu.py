@@ -338,6 +338,10 @@ async def migrate_by_postcopy(source, destination, log):
     await has_status(log, "source", "postcopy-active")
 
 
+def sections(loaded):
+    return [each for each in loaded if each["kind"] == "start or full"]
+
+
 @pytest.mark.live
 async def test_a_migration_by_hand_moves_the_guest() -> None:
     async with pair({"return-path": True}) as (source, destination, log):
@@ -348,6 +352,15 @@ async def test_a_migration_by_hand_moves_the_guest() -> None:
         assert await destination.run_state() == "running"
         assert (await source.migration_status()).status == "completed"
         assert log.first("qmp-event", "destination", event="RESUME")
+        loaded = [each.facts for each in log.find("section-loaded", "destination")]
+        assert [each["section"] for each in sections(loaded)][:3] == [
+            "ram",
+            "timer",
+            "cpu_common",
+        ]
+        assert loaded[-1]["section"] == "globalstate"
+        assert destination.loading.counts() == {"ram 0": len(loaded) - len(sections(loaded))}
+        assert not list(log.find("stderr"))
 
 
 @pytest.mark.live

@@ -4,7 +4,8 @@ from typing import TypeGuard
 
 import pytest
 from fault_helpers import BOTH, DESTINATION, SOURCE, acts, main, passed, run, struck, through
-from wire_helpers import PAGES, device, postcopy, precopy, ram_part, recorded, steps
+from hostile_helpers import TO_DEVICES
+from wire_helpers import PAGES, device, postcopy, precopy, ram_part, recorded, steps, vmdesc
 
 from testbed.fault.command import Command, End, GoDark, HalfClose, Observed, Send, Wait
 from testbed.fault.engine import FaultEngine
@@ -114,6 +115,7 @@ def edit(at: int, old: bytes, new: bytes, stream: bytes = STREAM) -> bytes:
 
 PAGE = PAGES[0]
 PAGE_AT = STREAM.index(encode(PAGE))
+PAGE_BYTES = encode(PAGE)
 PING_AT = STREAM.index(build_command(CommandType.PING, b"\0\0\0\1"))
 FIRST_PART = ram_part(*PAGES)
 PART_AT = STREAM.index(FIRST_PART)
@@ -627,6 +629,42 @@ def test_device_sections_are_those_of_the_last_stream() -> None:
         ("serial", 0): b"of the FIFO",
     }
     assert engine.layout is not None
+
+
+def test_sections_are_told_as_the_source_sent_them() -> None:
+    engine = FaultEngine((fault(SectionPlace("timer"), Delete()),))
+    through(engine, [STREAM])
+    sent = engine.sections_sent
+    devices = [("timer", 0, 1), ("0000:00:02.0/virtio-net", 0, 1), ("slirp", 1, 1)]
+    assert sent.begun == [("ram", 0, 4), *devices]
+    assert sent.parts == {("ram", 0): 2}
+    assert sent.unread is None
+    through(engine, [PACKAGE])
+    assert [section[0] for section in sent.begun] == ["ram", *(each[0] for each in devices)]
+    assert [section[0] for section in engine.sections_sent.begun] == ["ram", "timer", "serial"]
+
+
+def test_of_a_stream_that_cannot_be_read_it_is_told_that_there_may_be_more() -> None:
+    engine = FaultEngine()
+    through(engine, [STREAM.replace(PAGE_BYTES, b"\xff" * len(PAGE_BYTES))])
+    assert "expected flags of a record" in (engine.sections_sent.unread or "")
+    through(engine, [STREAM])
+    assert engine.sections_sent.unread is None
+
+
+def test_a_stream_that_is_cut_has_told_its_sections() -> None:
+    engine = FaultEngine()
+    through(engine, [STREAM[:NET_AT]])
+    assert [section[0] for section in engine.sections_sent.begun] == ["ram", "timer"]
+    assert engine.sections_sent.unread is None
+
+
+def test_a_section_that_the_vmdesc_denies_was_never_sent() -> None:
+    serial = b"a\x7e\0\0\0\5" + device(6, "forged", b"")[:-5] + b"z"
+    stream = TO_DEVICES + device(5, "serial", serial)[:-5] + b"\x7e\0\0\0\6"
+    engine = FaultEngine()
+    through(engine, [stream + vmdesc(("serial", 0, len(serial)))])
+    assert engine.sections_sent.begun == [("ram", 0, 4), ("serial", 0, None)]
 
 
 def test_a_stream_is_truncated_at_a_state() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from contextlib import contextmanager
 
@@ -563,3 +564,25 @@ async def test_an_announcement_is_made_when_it_is_asked_for():
     async with started(boot=BOOT) as one:
         rounds = {"initial": 1, "max": 10, "rounds": 3, "step": 1}
         await one.execute("announce-self", **rounds)
+
+
+EVENTS = ("-trace", "qemu_loadvm_state_section_*", "-trace", "loadvm_process_command*")
+
+
+async def test_what_is_loaded_is_traced_if_it_is_asked_for():
+    async with pair("-profile", "2.9", boot=BOOT, destination=EVENTS) as (source, destination):
+        uri = f"tcp:127.0.0.1:{free_port()}"
+        await destination.execute("migrate-incoming", uri=uri)
+        await source.execute("migrate", uri=uri)
+        await moved(source, destination)
+        said = destination.said
+    begins = re.compile(rf"{destination.pid}@\d+\.\d{{6}}:qemu_loadvm_state_section_")
+    assert all(begins.match(line) for line in said)
+    assert begins.sub("", said[0]) == "startfull 2(ram) 0 4"
+    assert begins.sub("", said[-1]).endswith("(globalstate) 0 1")
+
+
+async def test_an_event_that_there_is_not_is_warned_of_and_a_pattern_is_not():
+    async with started("-trace", "nonsense", "-trace", "nonsense*") as process:
+        await process.quit()
+    assert process.said == ["-trace nonsense: warning: trace event 'nonsense' does not exist"]
