@@ -19,7 +19,7 @@ from typing import Any
 
 from netns.capture import Capture, Frame, capture, rarp_problems
 from netns.forwarding import forwarding_table
-from netns.probe import ETHERTYPE_PROBE, Probe, probing
+from netns.probe import ETHERTYPE_PROBE, Outage, Probe, probing
 from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.program import Program
@@ -314,8 +314,7 @@ class Lab:
         await together(*(self._observe(end) for end in (self.source, self.destination)))
         self._note_sections()
         await self.note_forwarding("after")
-        if self._probe is not None and self._source_stopped_at is not None:
-            outage = self._probe.outage("destination", self._source_stopped_at)
+        if (outage := self.outage()) is not None:
             self._log.write(
                 "client",
                 "outage",
@@ -339,6 +338,15 @@ class Lab:
                 unwritten=losses.unwritten,
                 sentence=str(losses),
             )
+
+    def outage(self) -> Outage | None:
+        """For how long frames for the guest have gone astray since the source stopped.
+
+        None: nobody probes, or the source has not stopped.
+        """
+        if self._probe is None or self._source_stopped_at is None:
+            return None
+        return self._probe.outage("destination", self._source_stopped_at)
 
     def note_unfired(self) -> None:
         """Write down which faults never struck; nothing more will pass."""

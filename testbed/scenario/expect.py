@@ -280,6 +280,10 @@ class Expectations:
         facts = events[-1].facts
         total = facts["total_s"]
         shown = f"{total:g} s ({facts['wrong_s']:g} to the wrong host, {facts['nowhere_s']:g} lost)"
+        if facts["until_s"] is None:
+            shown += " until the run ended, and still so"
+            if total < low or (high is not None and total <= high):
+                return self._unknown(("outage",), wanted, shown)
         passed = low <= total and (high is None or total <= high)
         return self._check(("outage",), wanted, shown, passed)
 

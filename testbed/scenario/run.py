@@ -24,10 +24,13 @@ from .detour import Detour
 from .lacks import Lacks
 from .network_faults import announce_faults
 from .scenario import Scenario
+from .settling import settled
 from .units import VersionRange
 
 SETTLED = frozenset({"completed", "failed", "cancelled", "postcopy-paused"})
 """Migration statuses that stay until somebody acts."""
+TO_BE_JUDGED_S = 1.0
+"""Before the deadline: a network that has not settled by then leaves something unknown, no hang."""
 SETTLES_S = 1.0
 """After one side has settled: for the other's last words."""
 
@@ -172,6 +175,7 @@ class Play:
         self._log = log
         self._since = 0
         self._looked = False  # the present attempt's end has been written down
+        self._began_s = log.now_s()
 
     async def run(self) -> None:
         """Play every step, and end the last attempt; a wait that expired ends the steps."""
@@ -180,6 +184,7 @@ class Play:
                 for number, step in enumerate(self._scenario.steps):
                     self._log.write("run", "step-began", step=step.name, number=number)
                     await self._step(step.step)
+                await self._network_settles()
         except WaitExpired as expired:
             self._expired(expired)
         except TimeoutError:
@@ -348,8 +353,22 @@ class Play:
                 except WaitExpired:
                     continue
 
+    async def _network_settles(self) -> None:
+        """Wait for what the first attempt's expectations are to see of the guest's network."""
+        if self._looked or self._lab.attempt > 1:
+            return
+        deadline = self._began_s + self._scenario.model.deadline
+        await settled(
+            self._scenario,
+            self._log,
+            self._lab,
+            since=self._since,
+            until_s=deadline - TO_BE_JUDGED_S,
+        )
+
     async def _retry(self, step: schema.Retry) -> None:
         """A second, clean migration to a new destination."""
+        await self._network_settles()
         await self._end_attempt()
         await self._lab.next_attempt()
         await self._begin()
@@ -358,6 +377,7 @@ class Play:
 
     async def _check(self, check: Callable[[Qemu, SavedState], None]) -> None:
         """Look at the machine where the guest is, or went to."""
+        await self._network_settles()
         await self._end_attempt()
         lab = self._lab
         end = lab.destination if lab.destination.exit_status is None else lab.source

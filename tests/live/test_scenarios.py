@@ -155,6 +155,29 @@ def test_a_fault_that_never_struck_fails_its_scenario(tmp_path: Path) -> None:
     assert "the stream had START ram" in done.stdout
 
 
+LATE_ANNOUNCEMENTS = """
+name: late
+description: Every announcement comes 600 ms late, and nobody has said how long to wait.
+mode: precopy
+capabilities: {return-path: true}
+guest: {working_set: 1M}
+network:
+  probe: {every: 5ms}
+  announce: {delay: {all: 600ms}}
+expect:
+  verdict: completed
+  announce: {count: 5, mac: guest, layout: qemu}
+  forwarding: {before: source, after: destination}
+  outage: {min: 500ms, max: 1500ms}
+"""
+
+
+def test_a_run_lasts_until_what_it_expects_of_the_network_is_decided(tmp_path: Path) -> None:
+    path = tmp_path / "late.yaml"
+    path.write_text(LATE_ANNOUNCEMENTS)
+    passes(path, ())
+
+
 def test_a_qemu_that_is_not_there_is_one_clear_sentence_and_status_3() -> None:
     done = command("run", "scenarios/precopy_ok.yaml", "--source-qemu", "/nowhere/qemu")
     assert done.returncode == 3, done.stdout + done.stderr

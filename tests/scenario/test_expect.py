@@ -38,9 +38,9 @@ def rarps(*times: float, problem: str = "", source: str | None = None) -> Run:
     return run.end(STOPPED, RUNS)
 
 
-def outage(total_s: float) -> Run:
-    run = completed()
-    return run.write("client", "outage", total_s=total_s, wrong_s=total_s, nowhere_s=0.0)
+def outage(total_s: float, *, until_s: float | None = 9.0) -> Run:
+    facts = {"total_s": total_s, "wrong_s": total_s, "nowhere_s": 0.0, "until_s": until_s}
+    return completed().write("client", "outage", **facts)
 
 
 def seen_at(before: str | None, after: str | None) -> Run:
@@ -365,6 +365,23 @@ CASES: list[tuple[str, str, Run, str, bool | None, str]] = [
         "outage",
         FAILED,
         "0.5 s (0.5 to the wrong host, 0 lost)",
+    ),
+    *(
+        (
+            f"{GOOD}, outage: {{{bound}}}",
+            PROBE,
+            outage(0.5, until_s=None),
+            "outage",
+            passed,
+            "0.5 s (0.5 to the wrong host, 0 lost) until the run ended, and still so",
+        )
+        for bound, passed in [
+            ("max: 1s", UNKNOWN),
+            ("max: 400ms", FAILED),
+            ("min: 400ms", PASSED),
+            ("min: 1s", UNKNOWN),
+            ("min: 400ms, max: 1s", UNKNOWN),
+        ]
     ),
     (f"{GOOD}, outage: {{max: 1 s}}", PROBE, completed(), "outage", UNKNOWN, "no probe was sent"),
 ]

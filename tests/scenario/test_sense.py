@@ -20,6 +20,26 @@ RESET = "do: reset"
 # Lines of the file after its description; where (line and column) and the start of what is said.
 CASES: list[tuple[tuple[str, ...], str]] = [
     (
+        (PRECOPY, "network: {probe: {}}", "expect: {verdict: completed, outage: {max: 2m}}"),
+        "4:38: expect.outage: the run waits for that, and its `deadline` is 120 s",
+    ),
+    (
+        (PRECOPY, "network: {probe: {}}", "expect: {verdict: completed, outage: {min: 120s}}"),
+        "4:38: expect.outage: the run waits for that, and its `deadline` is 120 s",
+    ),
+    (
+        (
+            PRECOPY,
+            "network: {probe: {}}",
+            "expect: {verdict: completed, outage: {min: 2s, max: 1s}}",
+        ),
+        "4:38: expect.outage: `max` is less than `min`: no outage is so long",
+    ),
+    (
+        (PRECOPY, "network: {announce: {delay: {1: 0ms}}}", GOOD),
+        "3:29: network.announce.delay: no time: nothing is delayed",
+    ),
+    (
         (PRECOPY, "capabilities: {postcopy-ram: true}", GOOD),
         "3:30: capabilities.postcopy-ram: the scenario's `mode` is precopy",
     ),
