@@ -1,7 +1,7 @@
 """The inside of a sandbox: the guard, the init and the worker, each a fork of the command.
 
-Nothing here returns: a forked process must not go on in its parent's code. `sandbox.py` says what
-the processes are for.
+`guard` never returns, whatever happens in it or in what it forks: a forked process must not go on
+in its parent's code. `sandbox.py` says what the processes are for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import select
 import signal
 import socket
@@ -48,6 +49,15 @@ KILLED = 128 + signal.SIGKILL
 FAILURE_BYTES_MAX = 32_768
 """Of a traceback, its end; less than a socket's buffer, so that writing it never waits."""
 
+REFUSED = "refused "
+"""What the command is told begins so, with errno and text, if the kernel refused something."""
+
+WRITE_BYTES_MAX = 65_536
+"""Given to the pipe at once; it holds as much (pipe(7))."""
+
+MOUNT_ESCAPE = re.compile(rb"\\([0-7]{3})")
+"""How /proc/self/mountinfo has a blank, a backslash and the like in a path (proc(5))."""
+
 KEEP, KEPT = b"k", b"kept\n"
 """On the control socket: the command asks to be left, the init says that it was."""
 
@@ -57,17 +67,57 @@ class SandboxSide:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._left = bytearray()  # of what was written; its bound is that of whoever writes
+        self._blocks = True
+        self._loop: asyncio.AbstractEventLoop | None = None  # that waits for room in the pipe
 
     def write(self, data: bytes) -> None:
-        """Write all of it to the command, waiting while its pipe is full.
+        """Write all of it to the command, in order.
+
+        An event loop does not wait for the command to read: what the pipe has no room for goes
+        there later. Without a running event loop this returns when all is in the pipe.
 
         After `Sandbox.detach` nobody reads, and what is written is lost.
         """
+        self._left += data
         try:
-            while data:
-                data = data[os.write(self.fd, data) :]
-        except BrokenPipeError:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
             return
+        if self._loop is not loop:
+            self._set_blocking(False)
+            if not self._write_some():
+                self._loop = loop
+                loop.add_writer(self.fd, self._room)
+
+    def flush(self) -> None:
+        """Wait until all is in the pipe. To be called while no event loop runs."""
+        self._loop = None
+        self._set_blocking(True)
+        self._write_some()
+
+    def _set_blocking(self, blocks: bool) -> None:
+        if blocks is not self._blocks:
+            os.set_blocking(self.fd, blocks)
+            self._blocks = blocks
+
+    def _room(self) -> None:
+        if self._write_some():
+            assert self._loop is not None
+            self._loop.remove_writer(self.fd)
+            self._loop = None
+
+    def _write_some(self) -> bool:
+        """Write what the pipe takes; true if nothing is left."""
+        try:
+            while self._left:
+                del self._left[: os.write(self.fd, self._left[:WRITE_BYTES_MAX])]
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            self._left.clear()
+        return True
 
     async def stay(self) -> Never:
         """Keep everything up until the command lets go of it, and for good if it detaches."""
@@ -83,25 +133,40 @@ def guard(
 ) -> NoReturn:
     """Make the namespaces, fork the init into them, pass its status on.
 
-    What the command gets on `control`: the init's PID as the host counts, with its pidfd, once all
-    is set up; or errno and text of what was refused. Later: `KEPT`, or the traceback of the work.
+    Called with SIGINT blocked. What the command gets on `control`: the init's PID as the host
+    counts, with its pidfd, once all is set up; or `REFUSED` with errno and text; or the traceback
+    of an error of ours. Later: `KEPT`, or the traceback of the work.
     """
     try:
-        _keep_only((side.fd, control.fileno(), *keep))
-        os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        guard_fd = os.pidfd_open(os.getpid())
-        _new_namespaces()
-        set_death_signal(signal.SIGKILL)
-        child = os.fork()
-        if child == 0:
-            _init(work, side, control, guard_fd)
-        control.close()
-        os.close(side.fd)
-        _, status = os.waitpid(child, 0)
-        os._exit(_exit_code(status))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        _guard(work, side, control, keep)
     except OSError as error:
-        _refuse(control, error)
+        control.send(f"{REFUSED}{error.errno} {error.strerror}".encode())
+    except BaseException:  # noqa: BLE001 - of the guard or the init, which must not return either
+        control.send(traceback.format_exc().encode(errors="replace")[-FAILURE_BYTES_MAX:])
+    finally:
+        os._exit(WORK_RAISED)
+
+
+def _guard(
+    work: Callable[[SandboxSide], int],
+    side: SandboxSide,
+    control: socket.socket,
+    keep: Collection[int],
+) -> NoReturn:
+    _keep_only((side.fd, control.fileno(), *keep))
+    os.setsid()
+    guard_fd = os.pidfd_open(os.getpid())
+    _new_namespaces()
+    set_death_signal(signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        _init(work, side, control, guard_fd)
+    control.close()
+    os.close(side.fd)
+    _, status = os.waitpid(child, 0)
+    os._exit(_exit_code(status))
 
 
 def _keep_only(kept: Collection[int]) -> None:
@@ -143,11 +208,6 @@ def _new_namespaces() -> None:
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def _refuse(control: socket.socket, error: OSError) -> NoReturn:
-    control.send(f"{error.errno} {error.strerror}".encode())
-    os._exit(WORK_RAISED)
-
-
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
@@ -162,12 +222,9 @@ def _init(
     control: socket.socket,
     guard_fd: int,
 ) -> NoReturn:
-    try:
-        set_death_signal(signal.SIGKILL)
-        pid = os.readlink("/proc/self")  # the old /proc: as the host counts
-        _private_mounts()
-    except OSError as error:
-        _refuse(control, error)
+    set_death_signal(signal.SIGKILL)
+    pid = os.readlink("/proc/self")  # the old /proc: as the host counts
+    _private_mounts()
     init_fd = os.pidfd_open(os.getpid())
     worker = os.fork()
     if worker == 0:
@@ -192,11 +249,18 @@ def _private_mounts() -> None:
             continue
 
 
-def _mount_points() -> list[str]:
-    """The outermost mounts: `/`, or in a chroot, where that is none, those that are seen below."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
-    return ["/"] if "/" in points else points
+def _mount_points() -> list[bytes]:
+    """The outermost mounts: `/`, or in a chroot, where that is none, those that are seen below.
+
+    As bytes: the name of a mount point need not be text.
+    """
+    lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+    points = [
+        MOUNT_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), line.split(b" ")[4])
+        for line in lines
+        if line
+    ]
+    return [b"/"] if b"/" in points else points
 
 
 def _reap_until_the_end(worker: int, control: socket.socket, guard_fd: int) -> NoReturn:
@@ -259,9 +323,12 @@ def _work(
         socket.send_fds(control, [pid.encode()], [init_fd])
         os.close(init_fd)
         status = work(side)
-        sys.stdout.flush()
-        sys.stderr.flush()
     except BaseException:  # noqa: BLE001 - a forked process must not return into its parent's code
-        control.send(traceback.format_exc().encode()[-FAILURE_BYTES_MAX:])
+        control.send(traceback.format_exc().encode(errors="replace")[-FAILURE_BYTES_MAX:])
     finally:
-        os._exit(status)
+        try:
+            side.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)

@@ -38,15 +38,21 @@ def unshare(flags: int) -> None:
     _check(_LIBC.unshare(flags), "unshare")
 
 
-def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2).
+def mount(
+    source: str | bytes, target: str | bytes, kind: str, flags: int = 0, options: str = ""
+) -> None:
+    """mount(2); a source that is empty is none, and so are a kind and options.
 
     Raises:
         OSError: the kernel refused.
+        ValueError: a NUL byte, which would end the name for the kernel.
     """
-    encoded = [text.encode() or None for text in (source, target, kind)]
+    encoded = [os.fsencode(text) or None for text in (source, target, kind, options)]
+    if any(text is not None and b"\0" in text for text in encoded):
+        raise ValueError(f"mount {target!r}: a name cannot have a NUL byte")
     _check(
-        _LIBC.mount(*encoded, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}"
+        _LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]),
+        f"mount {os.fsdecode(target)}",
     )
 
 

@@ -18,7 +18,7 @@ from . import links
 from .inside import SandboxSide
 from .kernel import open_userfaultfd
 from .namespace import Namespace
-from .sandbox import Sandbox, SandboxRefused
+from .sandbox import Sandbox, SandboxBroke, SandboxRefused
 
 ANSWER_BYTES_MAX = 65_536
 
@@ -71,6 +71,8 @@ def probe_features() -> list[Feature]:
         sandbox = Sandbox.start(_try_all)
     except SandboxRefused as refused:
         return [_feature(SANDBOX, str(refused))]
+    except SandboxBroke as broke:
+        return [_feature(SANDBOX, str(broke).strip().rpartition("\n")[2])]
     with sandbox:
         answer = b"".join(iter(lambda: os.read(sandbox.fd, ANSWER_BYTES_MAX), b""))
         if sandbox.wait() != 0:

@@ -25,11 +25,18 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import TracebackType
 
-from .inside import FAILURE_BYTES_MAX, FOLDER, KEEP, KEPT, SandboxSide, guard
+from .inside import FAILURE_BYTES_MAX, FOLDER, KEEP, KEPT, REFUSED, SandboxSide, guard
 
 
 class SandboxRefused(OSError):
     """The kernel refused a namespace or mount that a sandbox needs; the text says which."""
+
+
+class SandboxBroke(Exception):
+    """An error of our own, or somebody's signal, ended a sandbox while it was set up.
+
+    The text is a traceback, or says how it ended.
+    """
 
 
 class Sandbox:
@@ -69,6 +76,7 @@ class Sandbox:
 
         Raises:
             SandboxRefused: the kernel refused one of them; nothing is left.
+            SandboxBroke: it ended in another way before they were there; nothing is left.
         """
         assert threading.active_count() == 1, "forking a process with threads is not safe"
         sys.stdout.flush()
@@ -77,9 +85,15 @@ class Sandbox:
         control, inside = (
             socket.socket(fileno=_above_standard(end.detach())) for end in socket.socketpair()
         )
-        guard_pid = os.fork()
-        if guard_pid == 0:
-            guard(work, SandboxSide(output_in), inside, keep)
+        side = SandboxSide(output_in)
+        # Until the guard ignores it, a Ctrl-C would be raised in the child as in its parent.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            guard_pid = os.fork()
+            if guard_pid == 0:
+                guard(work, side, inside, keep)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(output_in)
         inside.close()
         message, fds, _, _ = socket.recv_fds(control, FAILURE_BYTES_MAX, 1)
@@ -87,9 +101,13 @@ class Sandbox:
             return cls(guard_pid, int(message), fds[0], control, output_out)
         control.close()
         os.close(output_out)
-        os.waitpid(guard_pid, 0)
-        number, _, text = message.decode(errors="replace").partition(" ")
-        raise SandboxRefused(int(number or 0), text or "the sandbox ended while it was set up")
+        _, status = os.waitpid(guard_pid, 0)
+        said = message.decode(errors="replace")
+        if said.startswith(REFUSED):
+            number, _, text = said.removeprefix(REFUSED).partition(" ")
+            raise SandboxRefused(int(number), text)
+        ended = os.waitstatus_to_exitcode(status)
+        raise SandboxBroke(said or f"the sandbox ended with {ended} while it was set up")
 
     def __enter__(self) -> Sandbox:
         return self

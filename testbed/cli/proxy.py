@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LACKS, PATH, usage
+from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LACKS, PATH, go_on_in_background, usage
 
 
 @click.command("proxy")
@@ -95,6 +95,7 @@ def proxy_command(
             control_public,
             unread,
         )
+        go_on_in_background()
         with closing(Watching(sys.stdout, datetime.now(), live=live)) as watching:
             outcome = serve(settings, watching)
     except AskedError as error:

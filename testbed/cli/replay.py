@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as json_text
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .shared import (
     EXIT_UNKNOWN,
     PATH,
     command_words,
+    go_on_in_background,
     usage,
     writable_file,
 )
@@ -101,11 +102,13 @@ def replay_command(
     Exit status: 0 as expected, 1 not, 2 usage, 3 the destination cannot be started or reached, 4
     nothing tells.
     """
+    from testbed import tasks
     from testbed.endpoint.base import EndpointError
     from testbed.log import Log
     from testbed.replay.recording import ReplayError, replayable
     from testbed.replay.replay import NobodyThere, ReplayPlan, replay
     from testbed.report.replayed import ReplayConsole, outcome_of, write_replayed
+    from testbed.report.unblocked import unblocked
 
     if [to is not None, qemu is not None, model].count(True) != 1:
         usage("say where it goes: one of --to ADDR, --qemu COMMAND, --model")
@@ -120,7 +123,8 @@ def replay_command(
         writable_file(json)
     destination = _destination(to, qemu, profile, arguments)
     damage = _faults(faults)
-    log, console = Log(), ReplayConsole()
+    go_on_in_background()
+    log, console = Log(), ReplayConsole(unblocked(sys.stdout))
     try:
         with replayable(recording, migration) as found:
             plan = ReplayPlan(
@@ -135,7 +139,8 @@ def replay_command(
             )
             console.began_replay(found)
             log.listen(console.replayed)
-            reaction = asyncio.run(replay(found, plan, log))
+            reaction = tasks.run(replay(found, plan, log))
+        console.reacted(reaction, expect)
     except ReplayError as error:
         usage(str(error))
     except (EndpointError, NobodyThere) as error:
@@ -144,7 +149,15 @@ def replay_command(
     except KeyboardInterrupt:
         click.echo("interrupted: the replay is not judged, and what it started is gone", err=True)
         sys.exit(EXIT_INTERRUPTED)
-    console.reacted(reaction, expect)
+    except OSError:
+        raise  # what is written, here or in the spool: `main` tells it
+    except Exception:  # noqa: BLE001 - an error of ours says nothing of the destination
+        click.echo(
+            f"the replay is not judged, the testbed broke: {traceback.format_exc()}", err=True
+        )
+        sys.exit(EXIT_UNKNOWN)
+    finally:
+        console.finish()
     if json is not None:
         try:
             write_replayed(json, recording, reaction, expect)

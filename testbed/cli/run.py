@@ -16,6 +16,7 @@ from .shared import (
     EXIT_LACKS,
     EXIT_UNKNOWN,
     PATH,
+    go_on_in_background,
     loaded,
     usage,
     writable_file,
@@ -64,6 +65,7 @@ def run_command(
     from testbed.report.console import Console
     from testbed.report.jsonfile import write_json
     from testbed.report.junit import write_junit
+    from testbed.report.unblocked import unblocked
     from testbed.scenario.session import Options, run
 
     scenarios = loaded(files)
@@ -74,10 +76,11 @@ def run_command(
             writable_file(path)
     if out is not None:
         writable_folder(out)
-    console = Console()
-    scenarios = _fitting(scenarios, files, settings, console)
+    go_on_in_background()
+    console = Console(unblocked(sys.stdout))
     results = []
     try:
+        scenarios = _fitting(scenarios, files, settings, console)
         for number in range(1, repeat + 1):
             for scenario in scenarios:
                 name = scenario.name if repeat == 1 else f"{scenario.name}.{number}"
@@ -92,6 +95,7 @@ def run_command(
                 )
                 console.ended(result, told=len(scenarios) * repeat == 1)
                 results.append(result)
+        console.summary(results)
     except KeyboardInterrupt:
         console.interrupted()
         sys.exit(EXIT_INTERRUPTED)
@@ -100,7 +104,7 @@ def run_command(
             write_junit(junit, results)
         if json is not None:
             write_json(json, results)
-    console.summary(results)
+        console.finish()
     sys.exit(_exit_code(results))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,14 @@ EXIT_PIPE_CLOSED = 141
 QEMU = "qemu-system-x86_64"
 PATH = click.Path(path_type=Path)
 T = TypeVar("T")
+
+
+def go_on_in_background() -> None:
+    """Have a command go on that writes to a terminal it is in the background of (`stty tostop`).
+
+    SIGTTOU would stop it, and with it a migration that passes through it.
+    """
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
 
 def usage(message: str) -> NoReturn:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from io import TextIOWrapper
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.text import Text
@@ -21,6 +22,7 @@ from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
 
 from .story import story
+from .unblocked import Unblocked
 from .words import failure_lines, outcome, printable
 
 OUTCOMES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
@@ -81,12 +83,15 @@ class _Live:
 class Console:
     """Writes to standard output, or to `file`; see `testbed/cli/` for who calls what."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, file: TextIO | Unblocked | None = None) -> None:
         out = file or sys.stdout
+        self._out = out
         if isinstance(out, TextIOWrapper):
             out.reconfigure(errors="replace")  # names of files and what QEMU says hold anything
         # Texts are shown as they are; with `emoji`, `file.yaml:100:5` would become a picture.
-        self._rich = _Rich(file=out, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._rich = _Rich(
+            file=cast(TextIO, out), highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._terminal = out.isatty() and not self._rich.is_dumb_terminal
         self._live: _Live | None = None
 
@@ -102,7 +107,11 @@ class Console:
 
     def tick(self) -> None:
         """Some time has passed."""
-        if self._terminal and self._live is not None:
+        waits = False
+        if isinstance(self._out, Unblocked):
+            self._out.flush()
+            waits = self._out.waits  # a live line that is shown late is one of the past
+        if self._terminal and self._live is not None and not waits:
             self._raw(f"{ERASE}{self._live.line(self._rich.width)}")
 
     def kept(self, command: str) -> None:
@@ -157,6 +166,12 @@ class Console:
         self._rich.print(
             f"{len(results)} scenario{'s' * (len(results) != 1)}: {counts} in {total:.1f} s"
         )
+
+    def finish(self) -> None:
+        """Wait until all is written; to be called when nothing is under way any more."""
+        if isinstance(self._out, Unblocked):
+            with closing(self._out):
+                self._out.finish()
 
     def lines(self, lines: Iterable[str]) -> None:
         """Lines as they are."""

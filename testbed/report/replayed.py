@@ -14,6 +14,7 @@ from testbed.replay.verdict import Carried, Reaction, Verdict
 
 from .console import Console
 from .story import TELLERS
+from .unblocked import Unblocked
 from .words import printable, shortened
 
 LINES_MAX = 200
@@ -54,7 +55,7 @@ TWICE = frozenset({"connection-opened", "message"})
 class ReplayConsole(Console):
     """Tells a replay on standard output, or in `file`."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, file: TextIO | Unblocked | None = None) -> None:
         super().__init__(file)
         self._told = 0
         self._over = False

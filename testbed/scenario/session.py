@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from netns.inside import FOLDER, SandboxSide
 from netns.require import missing
-from netns.sandbox import Sandbox, SandboxRefused, enter_command
+from netns.sandbox import Sandbox, SandboxBroke, SandboxRefused, enter_command
 from testbed import tasks
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, QEMU, Program, qemu
@@ -113,6 +113,8 @@ def run(
                         take(_ended_early(log, status, sandbox.failure))
         except SandboxRefused as error:
             take(_event(log, "run-lacks", what=refused(error), refused=True))
+        except SandboxBroke as error:
+            take(_event(log, "run-broke", traceback=str(error)))
         except Lacks as error:
             take(_event(log, "run-lacks", what=str(error)))
     if options.folder is not None:
@@ -183,14 +185,16 @@ def _require_limits(scenario: Scenario, settings: Settings) -> None:
 def _events(
     fd: int, on_tick: Callable[[], None], bound: float, way: Detour | None
 ) -> Iterator[Event]:
-    """Events as PID 1 writes them, until it ends or the bound is over.
+    """Events as PID 1 writes them, until it ends, or the bound is over and none is there.
 
     Connections that it asks for on its way out are made meanwhile.
     """
     doors = () if way is None else (way.doorway,)
     buffer = b""
-    while time.monotonic() < bound:
-        ready, _, _ = select.select([fd, *(door.fileno() for door in doors)], [], [], TICK_S)
+    while True:
+        left_s = bound - time.monotonic()
+        watched = [fd, *(door.fileno() for door in doors)]
+        ready, _, _ = select.select(watched, [], [], min(max(left_s, 0.0), TICK_S))
         for door in doors:
             if door.fileno() in ready:
                 door.answer()
@@ -200,6 +204,8 @@ def _events(
                 return
             *lines, buffer = (buffer + data).split(b"\n")
             yield from (Event.from_json(line) for line in lines)
+        elif left_s <= 0:
+            return  # only now: a command that was stopped finds the end of a run here, late
         on_tick()
 
 

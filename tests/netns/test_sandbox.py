@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from netns import inside
 from netns.inside import FOLDER, WORK_RAISED
-from netns.sandbox import Sandbox, enter_command
+from netns.sandbox import Sandbox, SandboxBroke, enter_command
 from netns.topology import Topology
 
 pytestmark = pytest.mark.live
@@ -111,6 +113,109 @@ def test_much_output_passes_through_the_pipe():
     with Sandbox.start(lambda side: side.write(bytes(3_000_000)) or 0) as sandbox:
         assert len(read_all(sandbox.fd)) == 3_000_000
         assert sandbox.wait() == 0
+
+
+def test_work_goes_on_while_nobody_reads_what_it_writes():
+    went_on, says_so = os.pipe()
+    pieces = [bytes([number]) * 10_000 for number in range(200)]
+
+    def work(side) -> int:
+        async def main() -> None:
+            for piece in pieces:
+                side.write(piece)
+                await asyncio.sleep(0)
+            os.write(says_so, b"it did")
+
+        asyncio.run(main())
+        side.write(b"the end")
+        return 0
+
+    with Sandbox.start(work, keep=(says_so,)) as sandbox:
+        assert select.select([went_on], [], [], GONE_WITHIN_S)[0], "it waits to be read"
+        assert read_all(sandbox.fd) == b"".join(pieces) + b"the end"
+        assert sandbox.wait() == 0
+    os.close(went_on)
+    os.close(says_so)
+
+
+def fails(*_arguments: object) -> None:
+    raise ValueError("of ours")
+
+
+@contextmanager
+def noted(path: Path):
+    """Write down who leaves the block."""
+    try:
+        yield
+    finally:
+        with path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+@pytest.mark.parametrize(
+    "where", ["_keep_only", "_new_namespaces", "_private_mounts", "_mount_points", "_work"]
+)
+def test_no_fork_returns_whatever_fails_in_it(where, monkeypatch, tmp_path):
+    monkeypatch.setattr(inside, where, fails)
+    returned = tmp_path / "returned"
+    with pytest.raises(SandboxBroke, match="ValueError: of ours"), noted(returned):
+        Sandbox.start(lambda _side: 0)
+    assert returned.read_text() == f"{os.getpid()}\n"
+
+
+def test_no_fork_returns_from_what_fails_when_its_child_has_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(inside, "_exit_code", fails)  # of the init, and then of the guard
+    returned = tmp_path / "returned"
+    with noted(returned):
+        sandbox = Sandbox.start(lambda _side: 0)
+    with sandbox:
+        assert sandbox.wait() == WORK_RAISED
+    assert "ValueError: of ours" in sandbox.failure
+    assert returned.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_sandbox_that_somebody_ends_while_it_is_set_up_says_so(monkeypatch):
+    monkeypatch.setattr(inside, "_keep_only", lambda _kept: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SandboxBroke, match="ended with -9 while it was set up"):
+        Sandbox.start(lambda _side: 0)
+
+
+ODD_NAME = b"/mnt/a b\\c\nd\xff\xc3\xa9"
+ODD_MOUNTS = """
+import os, subprocess, sys
+from netns import inside
+from netns.kernel import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mount, unshare
+from netns.sandbox import Sandbox
+
+name = bytes.fromhex(sys.argv[1])
+unshare(CLONE_NEWNS)
+mount("none", "/", "", MS_REC | MS_PRIVATE)
+mount("tmpfs", "/mnt", "tmpfs")
+os.mkdir(name)
+if sys.argv[2] == "chroot":
+    mount("/", name, "", MS_BIND | MS_REC)
+    os.chroot(name)
+    os.chdir("/")
+else:
+    mount("tmpfs", name, "tmpfs")
+with Sandbox.start(lambda side: side.write(b"inside") or 0) as sandbox:
+    print(os.read(sandbox.fd, 100).decode(), sandbox.wait())
+"""
+
+
+@pytest.mark.parametrize("how", ["a mount", "chroot"])
+def test_a_mount_may_have_any_name(how):
+    argv = [sys.executable, "-c", ODD_MOUNTS, ODD_NAME.hex(), how]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("inside 0\n", "")
+
+
+def test_names_of_mounts_are_read_as_the_kernel_writes_them(monkeypatch, tmp_path):
+    table = tmp_path / "mountinfo"
+    escaped = rb"/mnt/a\040b\134c\012d" + b"\xff\xc3\xa9"
+    table.write_bytes(b"1 2 0:3 / " + escaped + b" rw - tmpfs none rw\n4 1 0:5 / /b rw - x x x\n")
+    monkeypatch.setattr(inside, "Path", lambda _path: table)
+    assert inside._mount_points() == [ODD_NAME, b"/b"]
 
 
 def test_the_command_s_descriptors_lead_nowhere_inside():
