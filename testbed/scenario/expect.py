@@ -19,6 +19,7 @@ from .judge import (
     early_frames,
     versions,
 )
+from .links import missing
 from .patterns import found
 from .result import Check
 from .scenario import Scenario
@@ -167,17 +168,8 @@ class Expectations:
             for said, pattern in (for_version(each, got.version) for each in expected)
             if said and pattern is not None
         ]
-        lines = iter(got.stderr)
-        missing = [
-            pattern for pattern in patterns if not any(found(pattern, line) for line in lines)
-        ]
-        if missing:
-            # A text may be on the same line as the one before it, as 11.1's chains are.
-            whole = "\n".join(got.stderr)
-            missing = [pattern for pattern in patterns if not found(pattern, whole)]
-        return self._check(
-            at, " | ".join(patterns), " | ".join(got.stderr) or "nothing", not missing
-        )
+        passed = not missing(patterns, got.stderr)
+        return self._check(at, " | ".join(patterns), " | ".join(got.stderr) or "nothing", passed)
 
     # Guest and attempts
 

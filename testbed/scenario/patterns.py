@@ -73,6 +73,13 @@ def found(pattern: str, text: str) -> bool:
     return _compiled(pattern).search(text.encode(errors="replace")) is not None
 
 
+def begins_in(pattern: str, text: str, rest: str) -> bool:
+    """True if the pattern is found in `text + rest`, first at a character of `text`."""
+    whole = (text + rest).encode(errors="replace")
+    match = _compiled(pattern).search(whole)
+    return match is not None and match.start() < len(text.encode(errors="replace"))
+
+
 @lru_cache(maxsize=KEPT_MAX)
 def _compiled(pattern: str) -> Any:
     import re2  # here, as what needs no pattern need not wait for it
