@@ -14,10 +14,14 @@ from .scenario import Scenario
 
 
 def with_machines(settings: Settings, scenario: Scenario) -> Settings:
+    """Return `resolved` settings, where no event loop runs yet."""
+    return asyncio.run(resolved(settings, scenario))
+
+
+async def resolved(settings: Settings, scenario: Scenario) -> Settings:
     """Return the settings with each alias of the scenario resolved for both of its sides.
 
-    Both programs are asked for their machine types, each once as long as this process runs. Must
-    be called while the process has one thread: a run is forked from it.
+    Both programs are asked for their machine types, each once as long as this process runs.
 
     Raises:
         Lacks: a side could not be asked, or they have no machine type in common.
@@ -26,14 +30,10 @@ def with_machines(settings: Settings, scenario: Scenario) -> Settings:
     sides = (written.source, written.destination)
     said = {side.machine or settings.machine or written.guest.machine for side in sides}
     try:
-        machines = asyncio.run(_resolved(sorted(said), settings))
+        machines = {
+            machine: await common_machine(machine, settings.source, settings.destination)
+            for machine in sorted(said)
+        }
     except (EndpointError, NoCommonMachine) as error:
         raise Lacks(str(error)) from error
     return replace(settings, machines=machines)
-
-
-async def _resolved(said: list[str], settings: Settings) -> dict[str, str]:
-    return {
-        machine: await common_machine(machine, settings.source, settings.destination)
-        for machine in said
-    }

@@ -17,6 +17,7 @@ from testbed.lab.lab import Lab
 from testbed.log import Log
 from testbed.scenario.judge import attempts
 from testbed.scenario.load import load
+from testbed.scenario.machines import resolved
 from testbed.scenario.run import Play, Settings, lab_plan
 from testbed.tasks import together
 
@@ -220,7 +221,7 @@ async def _outcome(case, source, destination, folder):
     path = folder / "pair.yaml"
     path.write_text(json.dumps(case.scenario()))
     scenario, log = load(path), Log()
-    settings = Settings(source, destination, accelerator="tcg")
+    settings = await resolved(Settings(source, destination, accelerator="tcg"), scenario)
     async with Lab.build(lab_plan(scenario, settings, folder, "tcg"), log) as lab:
         if "late" in case.words:
             _make_room(lab.net.source)
