@@ -111,6 +111,9 @@ class Ram:
     def requests_bitmaps(self):
         return [build.recv_bitmap("pc.ram")]
 
+    def bitmap_bytes(self, message):
+        return 8 if message.payload == b"\6pc.ram" else None
+
     def reload_bitmap(self, message):
         if message != build.received_bitmap("pc.ram", b"\1"):
             return "ram_dirty_bitmap_reload: ramblock 'pc.ram' bitmap size mismatch (0x0 != 0x8)"

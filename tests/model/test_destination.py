@@ -1,5 +1,6 @@
 """What a destination does with a stream, whole or damaged, and what it says, as QEMU."""
 
+import signal
 from uuid import UUID
 
 import pytest
@@ -530,12 +531,35 @@ def test_between_a_pause_and_resume_no_page_is_asked_for():
     assert bed.answers[-1] == "REQ_PAGES"
 
 
-def test_a_recovery_that_is_lost_pauses_again():
+HANDSHAKE = encode(build.recv_bitmap("pc.ram")) + RESUME
+PAUSED = "Detected IO failure for postcopy. Migration paused."
+
+
+@pytest.mark.parametrize("cut", range(len(HANDSHAKE)))
+def test_a_link_that_is_lost_in_the_handshake_of_a_recovery_is_a_crash(cut):
+    """As in QEMU 5.2 and 7.2, whose destinations end by SIGSEGV there."""
+    bed = Bed().feed(RUNNING, end=True)
+    bed.effects += bed.destination.recover()
+    bed.feed(HANDSHAKE[:cut], end=True)
+    assert bed.statuses[-2:] == ["postcopy-paused", "postcopy-recover"]
+    assert bed.said[-1] == PAUSED
+    assert bed.exit_status == -signal.SIGSEGV
+
+
+def test_what_cannot_be_in_the_handshake_of_a_recovery_is_a_crash_too():
+    bed = Bed().feed(RUNNING, end=True)
+    bed.effects += bed.destination.recover()
+    bed.feed(build_command(10, b"\1a"))
+    assert bed.said[-2:] == ["loadvm_handle_recv_bitmap: block 'a' not found", PAUSED]
+    assert bed.exit_status == -signal.SIGSEGV
+
+
+def test_a_link_that_is_lost_behind_the_handshake_of_a_recovery_pauses_again():
     bed = Bed().feed(RUNNING, end=True)
     for _ in range(3):
         bed.effects += bed.destination.recover()
-        bed.feed(encode(build.recv_bitmap("pc.ram"))[:-2], end=True)
-        assert bed.statuses[-2:] == ["postcopy-recover", "postcopy-paused"]
+        bed.feed(HANDSHAKE, end=True)
+        assert bed.statuses[-2:] == ["postcopy-active", "postcopy-paused"]
     assert bed.exit_status is None
 
 

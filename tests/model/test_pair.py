@@ -3,9 +3,15 @@
 import pytest
 from model_helpers import Pair, outgoing
 
+from testbed.model.migration.effects import HangUp, Say
+from testbed.model.migration.memory import Memory
+from testbed.model.migration.messages import LENGTHS
+from testbed.model.migration.ram import Ram as RealRam
+from testbed.model.migration.source import Parameters, Source
 from testbed.model.profile import PROFILES
-from testbed.wire import MainChannel
-from testbed.wire.element import Opaque, VmDescription
+from testbed.wire import MainChannel, build, encode
+from testbed.wire.element import MessageType, Opaque, VmDescription
+from testbed.wire.structs import MESSAGE
 
 BOTH = ("2.9", "7.2")
 
@@ -194,6 +200,109 @@ def test_a_return_path_that_is_cut(message, said):
     assert pair.said == said
     pair.go_on()
     assert pair.statuses[-1] == "failed"
+
+
+@pytest.mark.parametrize("name", ["SHUT", "PONG", "REQ_PAGES", "RESUME_ACK"])
+@pytest.mark.parametrize("more", [-1, 1, 508, 60000])
+def test_a_wrong_length_is_refused_before_what_it_announces_has_come(name, more):
+    kind = MessageType[name]
+    length = LENGTHS[kind] + more
+    pair = Pair()
+    pair._do(pair.source.begin(0.0))
+    header = MESSAGE.pack(kind, length)
+    pair._do(pair.source.back(header[:3]))
+    assert pair.said == []
+    pair._do(pair.source.back(header[3:]))
+    told = f"RP: Received '{name}' message ({kind:#06x}) withincorrect length {length} "
+    assert pair.said == [f"{told}expecting {LENGTHS[kind]}"]
+    pair.go_on()
+    assert pair.statuses[-1] == "failed"
+
+
+@pytest.mark.parametrize("name", ["REQ_PAGES_ID", "RECV_BITMAP"])
+def test_a_length_beyond_all_messages_is_refused_before_it_has_come(name):
+    pair = Pair()
+    pair._do(pair.source.begin(0.0))
+    pair._do(pair.source.back(MESSAGE.pack(MessageType[name], 513)))
+    assert pair.said[0].endswith("withincorrect length 513 expecting 18446744073709551615")
+
+
+BITMAP = build.received_bitmap("pc.ram", bytes(8))
+MISMATCH = "ram_dirty_bitmap_reload: ramblock 'pc.ram' bitmap size mismatch"
+CUT_BITMAP = "ram_dirty_bitmap_reload: read bitmap failed for ramblock 'pc.ram': -5 (size 0x8, got:"
+
+
+def recovering():
+    """A source in the handshake of a recovery, and its effects since."""
+    profile = PROFILES["7.2"]
+    memory = Memory()
+    memory.add("pc.ram", 16 * 4096)
+    ram = RealRam(memory, profile)
+    source = Source(outgoing(profile, ram), ram, profile, Parameters(postcopy=True))
+    source.start_postcopy_at_once = True
+    source.begin(0.0)
+    while source.status != "postcopy-active":
+        source.advance(source.next_at_s)
+    source.pause()
+    assert source.status == "postcopy-paused"
+    source.recover()
+    assert source.status == "postcopy-recover"
+    return source
+
+
+def told(effects):
+    return [effect.line for effect in effects if isinstance(effect, Say)]
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (encode(BITMAP)[:-1], f"{CUT_BITMAP} 0x8)"),
+        (encode(BITMAP)[:22], f"{CUT_BITMAP} 0x3)"),
+        (encode(BITMAP)[:19], f"{CUT_BITMAP} 0x0)"),
+        (encode(BITMAP)[:12], f"{MISMATCH} (0x0 != 0x8)"),
+        (encode(BITMAP)[:11], f"{MISMATCH} (0x0 != 0x8)"),
+        (encode(BITMAP)[:9], "RP: Failed reading data for message 0x0005 read 5 expected 7"),
+    ],
+)
+def test_a_bitmap_that_is_cut_leaves_the_source_in_recovery_for_ever(message, said):
+    source = recovering()
+    assert source.back(message) == []
+    effects = source.back_ended()
+    assert told(effects) == [said]
+    assert any(isinstance(effect, HangUp) for effect in effects)
+    assert (source.status, source.waits) == ("postcopy-recover", True)
+    assert source.advance(99.0) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            build.received_bitmap("vga", b""),
+            "migrate_handle_rp_recv_bitmap: invalid block name 'vga'",
+        ),
+        (build.received_bitmap("pc.ram", bytes(80)), f"{MISMATCH} (0x50 != 0x8)"),
+    ],
+)
+def test_a_bitmap_that_cannot_be_is_refused_before_it_has_come(message, said):
+    source = recovering()
+    known = len(encode(message)) - len(message.bitmap) + 8
+    assert told(source.back(encode(message)[:known])) == [said]
+    assert source.status == "postcopy-recover"
+
+
+@pytest.mark.parametrize("acts", ["cancel", "lost"])
+def test_a_source_in_recovery_whose_link_is_lost_is_beyond_help(acts):
+    source = recovering()
+    if acts == "lost":
+        effects = source.back_ended() + source.write_failed(-32, "Broken pipe")
+        assert source.status == "postcopy-recover"
+    else:
+        effects = source.cancel()
+        assert source.status == "cancelling"
+    assert any(isinstance(effect, HangUp) for effect in effects)
+    assert source.waits
 
 
 def test_before_there_was_recovery_its_messages_are_unknown():

@@ -7,6 +7,7 @@ Source: QEMU `migration/migration.c`, `process_incoming_migration_co`; `migratio
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 from testbed.model.profile import Profile
@@ -116,9 +117,17 @@ class Destination:
         mis = self._mis
         ret = yield from load_elements(mis, mis.file)
         while ret < 0 and mis.profile.pauses and mis.postcopy is PostcopyState.RUNNING:
-            mis.become(Status.POSTCOPY_PAUSED)
+            # `postcopy_pause_incoming` (before 8.2) lets go of its file, becomes paused if it was
+            # active, waits while it is paused, and has the file of the recovery read. In
+            # POSTCOPY_RECOVER it does not become paused: nobody brought a file, and NULL is read.
+            dies = mis.status is Status.POSTCOPY_RECOVER
+            if not dies:
+                mis.become(Status.POSTCOPY_PAUSED)
             mis.effects.append(HangUp())
             mis.say("Detected IO failure for postcopy. Migration paused.")
+            if dies:
+                mis.effects.append(Exit(-signal.SIGSEGV))
+                return
             while mis.status is Status.POSTCOPY_PAUSED:
                 yield
             ret = yield from load_elements(mis, mis.file)

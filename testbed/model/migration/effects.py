@@ -72,7 +72,7 @@ class ResumeGuest:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The process ends with that status."""
+    """The process ends with that status; a negative one is the signal that ends it."""
 
     status: int
 

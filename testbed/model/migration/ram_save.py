@@ -7,6 +7,7 @@ Source: QEMU `migration/ram.c`, `ram_save_setup`, `ram_save_iterate`, `ram_save_
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -359,16 +360,29 @@ class RamSave:
         self._begin_again()
         return [build.recv_bitmap(block.idstr) for block in self._blocks]
 
+    def bitmap_bytes(self, message: Message) -> int | None:
+        """Of the bitmap of the block that a RECV_BITMAP names; None: there is no such block."""
+        block = self.memory.find(_idstr(message))
+        return None if block is None else bitmap_bytes(block.pages)
+
     def reload_bitmap(self, message: Message) -> str | None:
-        """Take as dirty what the destination has not received; why it cannot be, or None."""
-        idstr = message.payload[1:].split(b"\0")[0].decode("latin-1")
+        """Take as dirty what the destination has not received; why it cannot be, or None.
+
+        A bitmap that was cut short is refused, too: what is missing of its size reads as zeros.
+        """
+        idstr = _idstr(message)
         block = self.memory.find(idstr)
         if block is None:
             return f"migrate_handle_rp_recv_bitmap: invalid block name '{idstr}'"
         name = f"ram_dirty_bitmap_reload: ramblock '{idstr}'"
-        size, ours = int.from_bytes(message.bitmap[:8], "big"), bitmap_bytes(block.pages)
+        size = int.from_bytes(message.bitmap[:8].ljust(8, b"\0"), "big")
+        ours = bitmap_bytes(block.pages)
         if size != ours:
             return f"{name} bitmap size mismatch ({size:#x} != {ours:#x})"
+        if len(message.bitmap) < 8 + ours + 8:
+            got = min(len(message.bitmap) - 8, ours)
+            said = f"read bitmap failed for ramblock '{idstr}': {-errno.EIO}"
+            return f"ram_dirty_bitmap_reload: {said} (size {ours:#x}, got: {got:#x})"
         mark = int.from_bytes(message.bitmap[-8:], "big")
         if mark != BITMAP_END_MARK:
             return f"{name} end mark incorrect: {mark:#x}"
@@ -376,6 +390,11 @@ class RamSave:
         self._dirty[block] = received.translate(INVERTED)
         self._count()
         return None
+
+
+def _idstr(message: Message) -> str:
+    """The name of the block in a RECV_BITMAP."""
+    return message.payload[1:].split(b"\0")[0].decode("latin-1")
 
 
 INVERTED = bytes([1, 0, *range(2, 256)])

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from testbed.model.profile import Profile
-from testbed.wire import ReturnPath, build, encode
+from testbed.wire import build, encode
 from testbed.wire.element import Command, CommandType, Element, Message, MessageType, Opaque
 
 from .effects import Became, Effect, HangUp, ResumeGuest, Say, Send, Status, StopGuest
-from .messages import wrong_bytes, wrong_message
+from .messages import Answers, cut_bitmap, wrong_bytes, wrong_message
 from .outgoing import Outgoing
 from .registry import Entry
 
@@ -30,6 +30,8 @@ URGENT_BYTES = 1
 BUFFER_BYTES = 32768
 """What is smaller is collected; QEMU's `IO_BUF_SIZE`."""
 EIO = -errno.EIO
+FOR_A_COMMAND = (Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER, Status.CANCELLING)
+"""What it is in until somebody acts: CANCELLING as well, if a paused migration is cancelled."""
 
 
 class Requests(Protocol):
@@ -44,8 +46,14 @@ class Requests(Protocol):
     def requests_bitmaps(self) -> list[Command]:
         """RECV_BITMAP for each block, for a recovery."""
 
+    def bitmap_bytes(self, message: Message) -> int | None:
+        """Of the bitmap of the block that a RECV_BITMAP names; None: there is no such block."""
+
     def reload_bitmap(self, message: Message) -> str | None:
-        """Take as dirty what the destination has not received; why it cannot be, or None."""
+        """Take as dirty what the destination has not received; why it cannot be, or None.
+
+        A bitmap that was cut short is refused, too.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class Source:
         self._machine, self._requests, self._profile = machine, requests, profile
         self._urgent = False  # pages were asked for: no rate limit holds them back
         self._effects: list[Effect] = []
-        self._back: ReturnPath | None = None
+        self._back: Answers | None = None
         self._shut: int | None = None  # what SHUT said
         self._back_failed = False
         self._failed = 0  # -errno of the connection
@@ -109,8 +117,8 @@ class Source:
     @property
     def waits(self) -> bool:
         """Nothing is to be done before something comes back, whatever the time."""
-        if self.status in (Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER):
-            return not self._failed
+        if self.status in FOR_A_COMMAND:
+            return True
         answered = self._back is None or self._back_failed or self._shut is not None
         return self._written and not answered and not self._failed
 
@@ -125,8 +133,7 @@ class Source:
         self._become(Status.SETUP)
         self._send(self._machine.header())
         if self.has_return_path:
-            self._back = ReturnPath()
-            self._back.has_bitmaps = False
+            self._back = Answers(self._profile)
             self._send(encode(Command(CommandType.OPEN_RETURN_PATH, b"")))
             self._send(encode(build.ping(1)))
         if self.parameters.postcopy:
@@ -185,8 +192,9 @@ class Source:
             self._become(Status.CANCELLED)
             self._machine.cleanup()
             self._effects.append(HangUp())
-        elif self.status is Status.POSTCOPY_PAUSED:
+        elif self.status in (Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER):
             self._become(Status.CANCELLING)  # for good: whoever would act on it waits for a link
+            self._effects.append(HangUp())
         return self._taken()
 
     def pause(self) -> list[Effect]:
@@ -198,7 +206,8 @@ class Source:
     def recover(self) -> list[Effect]:
         """Another connection is there, for a migration that is paused: ask what was received."""
         assert self.status is Status.POSTCOPY_PAUSED, "`migrate` with resume asks for the status"
-        self._failed, self._back_failed, self._back = 0, False, ReturnPath()
+        self._failed, self._back_failed = 0, False
+        self._back = Answers(self._profile, self._requests.bitmap_bytes)
         self._shut = self._iterated = self._rest = None
         self._footer = b""
         self._become(Status.POSTCOPY_RECOVER)
@@ -337,7 +346,8 @@ class Source:
             if not self._written:  # or it waits for SHUT, for ever
                 self._paused()
         elif self.status is Status.POSTCOPY_RECOVER:
-            self._become(Status.POSTCOPY_PAUSED)
+            # The migration thread waits for a bitmap or for RESUME_ACK, and nothing else wakes it
+            # (`ram_dirty_bitmap_sync_all`, `postcopy_resume_handshake`, before 8.2): it stays.
             self._effects.append(HangUp())
         elif not self.is_over and self.status is not Status.POSTCOPY_PAUSED:
             self._fail()
@@ -379,7 +389,15 @@ class Source:
                 case Message() as message:
                     self._message(message)
                 case Opaque():
-                    self._bad_return_path(wrong_bytes(element.raw, self._profile))
+                    self._bad_return_path(self._wrong_bytes(element.raw))
+
+    def _wrong_bytes(self, raw: bytes) -> str | None:
+        """What is said of bytes that are no whole message; None: nothing is."""
+        wrong = wrong_bytes(raw, self._profile)
+        if wrong is None and self.status is Status.POSTCOPY_RECOVER:
+            cut = cut_bitmap(raw)
+            wrong = None if cut is None else self._requests.reload_bitmap(cut)
+        return wrong
 
     def _message(self, message: Message) -> None:
         wrong = wrong_message(message, self._profile)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from testbed.model.machines import machine
 from testbed.model.machines.hardware import Hardware
@@ -79,7 +80,7 @@ def say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the model; return its exit status.
+    """Run the model; return its exit status, or end by the signal that it is to end by.
 
     Args:
         arguments: without the program's name.
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str]) -> int:
             raise Usage(f"-profile {line.profile}: there are {', '.join(PROFILES)}")
         if line.asks is not None:
             return _tell(line.asks, profile)
-        return asyncio.run(_run(line, profile))
+        status = asyncio.run(_run(line, profile))
+        return status if status >= 0 else _die(signal.Signals(-status))
     except Usage as refused:
         for text in refused.texts:
             say(text)
@@ -100,6 +102,14 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 0
     return EXIT_FAILURE
+
+
+def _die(number: signal.Signals) -> NoReturn:
+    """End as a process that crashed, which leaves no core file of Python behind."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(number, signal.SIG_DFL)  # whatever Python would do first
+    signal.raise_signal(number)
+    raise AssertionError(f"{number.name} ends a process")
 
 
 def _tell(what: str, profile: Profile) -> int:
