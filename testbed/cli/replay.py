@@ -23,6 +23,7 @@ from .shared import (
     usage,
     writable_file,
 )
+from .standard_streams import output_error
 
 if TYPE_CHECKING:
     from testbed.proxy.address import Address
@@ -124,7 +125,7 @@ def replay_command(
     destination = _destination(to, qemu, profile, arguments)
     damage = _faults(faults)
     go_on_in_background()
-    log, console = Log(), ReplayConsole(unblocked(sys.stdout))
+    log, console = Log(), ReplayConsole(unblocked(sys.stdout, output_error))
     try:
         with replayable(recording, migration) as found:
             plan = ReplayPlan(

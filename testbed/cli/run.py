@@ -22,6 +22,7 @@ from .shared import (
     writable_file,
     writable_folder,
 )
+from .standard_streams import output_error
 
 if TYPE_CHECKING:
     from testbed.report.console import Console
@@ -77,7 +78,7 @@ def run_command(
     if out is not None:
         writable_folder(out)
     go_on_in_background()
-    console = Console(unblocked(sys.stdout))
+    console = Console(unblocked(sys.stdout, output_error))
     results = []
     try:
         scenarios = _fitting(scenarios, files, settings, console)

@@ -29,16 +29,21 @@ class OutputFailed(OSError):
     """Standard output cannot be written: the disk is full, or the terminal is gone."""
 
 
+def output_error(error: OSError) -> ReaderGone | OutputFailed:
+    """Return what an error of a write to standard output is raised as."""
+    if isinstance(error, BrokenPipeError):
+        return ReaderGone()
+    return OutputFailed(error.errno, error.strerror)
+
+
 class _Output(io.FileIO):
     """Standard output, whose errors are told from those of other files."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
-            raise ReaderGone from None
         except OSError as error:
-            raise OutputFailed(error.errno, error.strerror) from None
+            raise output_error(error) from None
 
 
 class _Errors(io.FileIO):

@@ -13,6 +13,7 @@ import select
 import socket
 import stat
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
@@ -25,11 +26,13 @@ PIECE_BYTES_MAX = 4096
 class Unblocked(io.TextIOBase):
     """A text file over a descriptor; made by `unblocked`.
 
-    Writing does not wait; `finish` does. `waits` if something was not taken yet.
+    Writing does not wait; `finish` does. `waits` if something was not taken yet. What a write
+    fails of is raised as `failed` makes it.
     """
 
-    def __init__(self, out: TextIO, fd: int) -> None:
+    def __init__(self, out: TextIO, fd: int, failed: Callable[[OSError], OSError]) -> None:
         super().__init__()
+        self._failed = failed
         self._out = out
         self._encoding = out.encoding or "utf-8"
         self._kind = stat.S_IFMT(os.fstat(fd).st_mode)
@@ -65,7 +68,7 @@ class Unblocked(io.TextIOBase):
         """Write what is taken now, and keep the rest.
 
         Raises:
-            OSError: it cannot be written, such as BrokenPipeError: the reader is gone.
+            OSError: it cannot be written.
         """
         data = text.encode(self._encoding, "replace")
         if self._kept_bytes + len(data) > KEPT_BYTES_MAX:
@@ -119,24 +122,31 @@ class Unblocked(io.TextIOBase):
                 count = os.write(self._fd, piece)
         except BlockingIOError:
             count = 0
-        except OSError:
+        except OSError as error:
             self._kept.clear()  # whoever closes it must not fail of the same again
             self._kept_bytes = 0
-            raise
+            raise self._failed(error) from None
         if count < len(piece):
             self._kept.appendleft(piece[count:])
         self._kept_bytes -= count
         return count > 0
 
 
-def unblocked(out: TextIO) -> TextIO | Unblocked:
-    """The same output, unblocked; as it is if it has no descriptor, as in tests."""
+def unblocked(
+    out: TextIO, failed: Callable[[OSError], OSError] = lambda error: error
+) -> TextIO | Unblocked:
+    """The same output, unblocked; as it is if it has no descriptor, as in tests.
+
+    Args:
+        out: a text file, such as standard output.
+        failed: makes the error that is raised of one that a write failed with.
+    """
     try:
         fd = out.fileno()
     except (OSError, ValueError):  # io.UnsupportedOperation is both
         return out
     out.flush()
-    return Unblocked(out, fd)
+    return Unblocked(out, fd, failed)
 
 
 def _own_description(fd: int) -> int:
