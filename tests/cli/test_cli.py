@@ -9,22 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_helpers import command
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "scenarios"
 COMMAND = [sys.executable, "-m", "testbed"]
 WITHIN_S = 60
-
-
-def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-    )
 
 
 def on_a_terminal(*arguments: str | Path, **environment: str) -> str:

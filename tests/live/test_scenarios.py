@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_helpers import command
 
 from testbed.scenario.load import load
 
@@ -19,18 +20,6 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "scenarios").rglob("*.yaml"))
 
 pytestmark = pytest.mark.live
-
-
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "testbed", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        **options,
-    )
 
 
 PAIRS = {"models": (), "old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
