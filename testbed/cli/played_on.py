@@ -22,6 +22,11 @@ KIND = click.Choice(["model", "qemu"])
 def _some_machine(_: click.Context, __: click.Parameter, machine: str | None) -> str | None:
     if machine is not None and not machine.strip():
         usage("--machine: expected a machine type such as pc-i440fx-7.2, got nothing")
+    if machine is not None:
+        from testbed.scenario.machine_sense import machine_problem
+
+        if (why := machine_problem(machine)) is not None:
+            usage(f"--machine: {why}")
     return machine
 
 

@@ -12,6 +12,8 @@ TOP_PAGES = 256
 LOW_MEMORY_BYTES_MAX = 2 << 30
 """Pages above are not stamped. A PC's low memory ends there at the earliest: q35 with 2.75 GiB or
 more (QEMU `hw/i386/pc_q35.c`, `pc_q35_init`); `pc` has 3 GiB (`hw/i386/pc_piix.c`)."""
+RESERVED_BYTES = (FIRST_PAGE + TOP_PAGES) * PAGE_BYTES
+"""Of any machine's memory: what the workload leaves alone."""
 RATE_MAX = 10_000_000
 """More than a CPU can do: a guest with this rate stamps without a rest."""
 DISK_BYTES = 1 << 20
@@ -47,7 +49,7 @@ class GuestSpec:
         if self.page_count < 1:
             raise ValueError(
                 f"a guest of {self.memory_bytes} bytes has no room for a working set: "
-                f"{(FIRST_PAGE + TOP_PAGES) * PAGE_BYTES} bytes are not the workload's"
+                f"{RESERVED_BYTES} bytes are not the workload's"
             )
         if not 0 <= self.pages_per_second <= RATE_MAX:
             raise ValueError(f"{self.pages_per_second} pages a second: 0 to {RATE_MAX}")

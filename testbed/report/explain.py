@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from testbed.endpoint.program import DEFAULT_PROFILE
 from testbed.fault import plan
 from testbed.fault.sentence import fault_sentence, listed, size_words, time_words
+from testbed.guest import GuestSpec
+from testbed.guest.rule import PAGE_BYTES
 from testbed.scenario.faults_file import FaultsFile
 from testbed.scenario.scenario import Scenario
 
@@ -86,7 +88,8 @@ def _machines(scenario: Scenario) -> Iterator[Line]:
     stamps = "and is idle"
     if guest.working_set and guest.pages_per_second:
         rate = f"{guest.pages_per_second} pages a second"
-        stamps = f"and stamps {size_words(guest.working_set)} of it over and over, {rate}"
+        stamped = min(guest.working_set, GuestSpec(guest.memory).page_count * PAGE_BYTES)
+        stamps = f"and stamps {size_words(stamped)} of it over and over, {rate}"
     yield Line(
         1,
         f"the guest: machine {guest.machine}, {guest.cpus} CPU{'s' * (guest.cpus != 1)}, "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from .model import Model, Natural, SideName, Sides, by_type, did_you_mean, got, keyed
-from .places import U32, CommandName, MessageName, SectionKind, StreamPlace
+from .places import U32, CommandName, MessageName, PageNumber, SectionKind, StreamPlace
 from .units import Duration, HexBytes, SomeSize, SomeTime, shown
 
 U16 = Annotated[int, Field(ge=0, lt=1 << 16)]
@@ -111,7 +111,7 @@ class NewPage(Model):
     """The record of a page to be put in: bytes from its beginning, the rest of it zero."""
 
     block: Annotated[str, Field(min_length=1, max_length=255)] = "pc.ram"
-    page: Natural
+    page: PageNumber
     data: Annotated[RawBytes, AfterValidator(_in_a_page)] | None = None
 
 

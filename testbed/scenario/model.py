@@ -25,12 +25,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from .units import shown
+from .units import INT_MAX, shown
 
 SideName = Literal["source", "destination"]
 Sides = Literal["source", "destination", "both"]
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=INT_MAX)]
+Natural = Annotated[int, Field(ge=0, le=INT_MAX)]
+Signed = Annotated[int, Field(ge=-INT_MAX, le=INT_MAX)]
 KEYS_LISTED_MAX = 12
 """More words than these are no help in a message."""
 UNSAID = "*unsaid*"

@@ -15,12 +15,14 @@ from testbed.fault.places.place import ELEMENTS
 from testbed.fault.plan import Channel
 from testbed.wire.element import CommandType, MessageType
 
-from .model import Model, Natural, Positive, SideName, did_you_mean, got, keyed, one_of
+from .model import Model, Natural, Positive, SideName, Signed, did_you_mean, got, keyed, one_of
 from .qapi import EventName, MigrationStatus
 from .units import Share, SomeSize
 
 HEX_NUMBER = re.compile("0x[0-9a-f]{1,4}")
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+PageNumber = Annotated[int, Field(ge=0, lt=1 << 52)]
+"""Of a target page of 4 KiB: its address is a number of 64 bits."""
 CHANNELS = tuple(channel.value for channel in Channel)
 NUMBERED = re.compile(r"(?:multifd|tls|unknown|return-path)-[1-9][0-9]{0,2}")
 SectionKind = Literal["start", "part", "end", "full"]
@@ -56,20 +58,20 @@ class SectionAt(Model):
     occurrence: Positive = 1
     part: Literal["section", "header", "payload", "footer"] = "section"
     field: str | None = None
-    byte: int | None = None
+    byte: Signed | None = None
 
 
 class PageAt(Model):
     """The record of a page of a RAM block, or the nth page record of that block."""
 
     block: str = "pc.ram"
-    page: Natural | None = None
+    page: PageNumber | None = None
     page_record: Positive | None = None
     phase: Literal["precopy", "postcopy"] | None = None
     occurrence: Positive = 1
     channel: Literal["main", "preempt"] = "main"
     field: str | None = None
-    byte: int | None = None
+    byte: Signed | None = None
 
 
 class BlockAt(Model):
@@ -86,7 +88,7 @@ class CommandAt(Model):
     command: CommandName
     occurrence: Positive = 1
     field: str | None = None
-    byte: int | None = None
+    byte: Signed | None = None
 
 
 class MessageAt(Model):
@@ -95,7 +97,7 @@ class MessageAt(Model):
     message: MessageName
     occurrence: Positive = 1
     field: str | None = None
-    byte: int | None = None
+    byte: Signed | None = None
 
 
 class ElementAt(Model):
@@ -106,7 +108,7 @@ class ElementAt(Model):
     occurrence: Positive = 1
     channel: ChannelName | None = None
     field: str | None = None
-    byte: int | None = None
+    byte: Signed | None = None
 
 
 class OffsetAt(Model):

@@ -68,6 +68,15 @@ OneOrMore = BeforeValidator(listed)
 Statuses = Annotated[list[MigrationStatus], OneOrMore, Field(min_length=1)]
 RunStates = Annotated[list[RunState], OneOrMore, Field(min_length=1)]
 Word = Annotated[str, Field(min_length=1)]
+ExitStatus = Annotated[int, Field(ge=-64, le=255)]
+"""Of a process; negative: the signal that ended it, of Linux's 64."""
+
+
+def _in_order(value: Any) -> Any:
+    if isinstance(value, Count) and value.max is not None and value.min > value.max:
+        raise ValueError("nothing is both: `min` is more than `max`")
+    return value
+
 
 # Machines
 
@@ -139,8 +148,8 @@ class Wait(Model):
 
     source: Statuses | None = None
     destination: Statuses | None = None
-    source_exit: int | None = None
-    destination_exit: int | None = None
+    source_exit: ExitStatus | None = None
+    destination_exit: ExitStatus | None = None
     within: SomeTime = 20.0
     on_expiry: Literal["cancel", "go_on"] | None = None
 
@@ -242,8 +251,8 @@ class SideExpectation(Model):
     run_state: RunStates | None = None
     exit: (
         Annotated[
-            Literal["running"] | int,
-            by_type("an exit status, or running", {str: Literal["running"], int: int}),
+            Literal["running"] | ExitStatus,
+            by_type("an exit status, or running", {str: Literal["running"], int: ExitStatus}),
         ]
         | None
     ) = None
@@ -262,6 +271,7 @@ class Count(Model):
 HowMany = Annotated[
     Natural | Count,
     by_type("a number, or {min: 1, max: 5}", {int: Natural, dict: Count}),
+    AfterValidator(_in_order),
 ]
 
 

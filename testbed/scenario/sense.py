@@ -9,6 +9,7 @@ from testbed.fault import plan
 from . import places, schema
 from .fault_sense import Finding, fault_problems, places_of
 from .faults import place_of
+from .machine_sense import guest_problems
 from .model import Model
 from .network_sense import network_problems
 from .scenario import Scenario
@@ -29,6 +30,7 @@ MULTIFD_CHANNELS = 2
 
 def problems(scenario: Scenario) -> Iterator[Finding]:
     """Every impossible combination, with the path of keys that it shows at."""
+    yield from guest_problems(scenario.model)
     yield from _faults(scenario)
     network = network_problems(scenario.model.network, scenario.model.mode)
     yield from ((("network", *at), why) for at, why in network)

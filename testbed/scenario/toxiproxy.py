@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from .model import Model, got
+from .model import Model, by_type, got
 
 PORT_MAX = 65535
 
@@ -36,7 +36,11 @@ class Toxic(Model):
     type: Annotated[str, Field(min_length=1), AfterValidator(_acts)]
     stream: Literal["upstream", "downstream"] = "downstream"
     name: Annotated[str, Field(min_length=1)] | None = None
-    toxicity: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    toxicity: Annotated[
+        float | int,
+        by_type("a number, more than 0 and at most 1", {int: int, float: float}),
+        Field(gt=0, le=1),
+    ] = 1.0
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -10,12 +10,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 SHOWN_MAX = 60
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
+DURATION = re.compile(r"([0-9]{1,32}(?:\.[0-9]{1,32})?)\s*(ms|s|m)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?")
+DURATION_S_MAX = 24 * 3600
+"""A day: the longest that the event loop sleeps at once (`MAXIMUM_SELECT_TIMEOUT` of asyncio)."""
+SIZE = re.compile(r"([0-9]{1,32})\s*([KMG]?)i?B?")
+INT_MAX = (1 << 63) - 1
+"""Of sizes, offsets, counts: QEMU's own are signed numbers of 64 bits (`off_t`, `int64_t`)."""
 SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-VERSION = r"(\d+)(?:\.(\d+))?(?:\.(\d+))?"
+SHARE = re.compile(r"([0-9]{1,32}(?:\.[0-9]{1,32})?)\s*%")
+VERSION = r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?"
 BOUND = re.compile(rf"(<=|>=|<|>|=)?\s*{VERSION}")
 BETWEEN = re.compile(rf"{VERSION}\s*-\s*{VERSION}")
 Version = tuple[int, int, int]
@@ -38,7 +42,11 @@ def shown(value: Any) -> str:
 
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and (found := DURATION.fullmatch(value.strip())):
-        return float(found[1]) * SECONDS[found[2]]
+        seconds = float(found[1]) * SECONDS[found[2]]
+        if seconds > DURATION_S_MAX:
+            hours = DURATION_S_MAX // 3600
+            raise ValueError(f"expected {hours} hours or less ({hours * 60}m), got {shown(value)}")
+        return seconds
     raise ValueError(f"expected a duration such as 500ms, 20s or 2m, got {shown(value)}")
 
 
@@ -49,10 +57,15 @@ def _some_time(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
+    size_bytes = None
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (found := SIZE.fullmatch(value.strip())):
-        return int(found[1]) * SIZE_FACTORS[found[2]]
+        size_bytes = value
+    elif isinstance(value, str) and (found := SIZE.fullmatch(value.strip())):
+        size_bytes = int(found[1]) * SIZE_FACTORS[found[2]]
+    if size_bytes is not None and size_bytes > INT_MAX:
+        raise ValueError(f"expected less than 8 EiB (2^63 bytes), got {shown(value)}")
+    if size_bytes is not None:
+        return size_bytes
     raise ValueError(f"expected a size such as 64M, 1G or a number of bytes, got {shown(value)}")
 
 

@@ -188,7 +188,7 @@ STEPS = [
     ({"recover": {}}, "Recover over a new connection: migrate-recover, then migrate with resume."),
     ({"check_memory": {}}, "Stop the guest where it is, save it, and check every page that it st"),
     ({"wait": {"source_exit": -9}}, "Wait until the source's process was ended by SIGKILL, for 20"),
-    ({"wait": {"source_exit": -99}}, "Wait until the source's process was ended by signal 99, for"),
+    ({"wait": {"source_exit": -60}}, "Wait until the source's process was ended by signal 60, for"),
     ({"wait": {"source_exit": 0, "on_expiry": "go_on"}}, "Wait until the source's process has end"),
 ]
 

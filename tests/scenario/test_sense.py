@@ -239,6 +239,69 @@ CASES: list[tuple[tuple[str, ...], str]] = [
         (PRECOPY, "expect: {verdict: completed, announce: {schedule: [1ms]}}"),
         "3:40: expect.announce: a `schedule` has a `tolerance`",
     ),
+    (
+        (PRECOPY, "guest: {machine: 'virt,gic-version=3'}", GOOD),
+        "3:18: guest.machine: a run cannot start the machine 'virt': its guest needs a PC, `pc`",
+    ),
+    (
+        (PRECOPY, "guest: {machine: type=none}", GOOD),
+        "3:18: guest.machine: a run cannot start the machine 'none'",
+    ),
+    (
+        (PRECOPY, "destination: {machine: microvm}", GOOD),
+        "3:24: destination.machine: a run cannot start the machine 'microvm'",
+    ),
+    (
+        (PRECOPY, "guest: {machine: 'q35,sata=off'}", GOOD),
+        "3:18: guest.machine: a run cannot do without sata: the guest boots from a disk",
+    ),
+    (
+        (PRECOPY, "guest: {arguments: [-nographic, --machine, isapc]}", GOOD),
+        "3:44: guest.arguments[2]: `machine` says which it is: isapc would take its place",
+    ),
+    ((PRECOPY, "guest: {nic: none}", GOOD), "3:14: guest.nic: a run cannot do without a NIC"),
+    (
+        (PRECOPY, "guest: {nic: virtio-net-device}", GOOD),
+        "3:14: guest.nic: a run cannot have the NIC 'virtio-net-device'; did you mean "
+        "`virtio-net-pci`?; it has those that a PC takes on PCI: virtio-net-pci, ",
+    ),
+    (
+        (
+            PRECOPY,
+            "guest: {devices: ['virtio-net-pci,mac=52:54:00:AA:aa:aa']}",
+            'expect: {verdict: completed, announce: {mac: [guest, "52:54:00:aa:aa:aa"]}}',
+        ),
+        "4:46: expect.announce.mac: the NIC with 52:54:00:aa:aa:aa is on no network of the run",
+    ),
+    (
+        (PRECOPY, "guest: {memory: 0}", GOOD),
+        "3:17: guest.memory: expected 2052K to 1024G, got 0: the firmware",
+    ),
+    ((PRECOPY, "guest: {memory: 1025G}", GOOD), "3:17: guest.memory: expected 2052K to 1024G"),
+    (
+        (PRECOPY, "guest: {working_set: 63M}", GOOD),
+        "3:22: guest.working_set: expected 63488K or less, got 66060288",
+    ),
+    (
+        (PRECOPY, "guest: {memory: 8G, working_set: 4G}", GOOD),
+        "3:34: guest.working_set: expected 2095104K or less",
+    ),
+    (
+        (PRECOPY, "guest: {working_set: 1}", GOOD),
+        "3:22: guest.working_set: expected a page (4K) or more, got 1",
+    ),
+    (
+        (PRECOPY, "guest: {pages_per_second: 10000000000000}", GOOD),
+        "3:27: guest.pages_per_second: expected 10000000 or less, more than a CPU can do",
+    ),
+    (
+        (PRECOPY, "parameters: {multifd-channels: 256}", GOOD),
+        "3:32: parameters.multifd-channels: expected 1 to 255, got 256",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, announce: {count: {min: 5, max: 1}}}"),
+        "3:48: expect.announce.count: nothing is both: `min` is more than `max`",
+    ),
 ]
 
 
