@@ -213,7 +213,7 @@ async def capture(
         namespace: where the ports are.
         ports: devices of it.
         on_frame: called with each frame, in the order in which they came.
-        path: the pcap file, with nanoseconds, written as frames come.
+        path: the pcap file, with nanoseconds, written as frames come; it is not there yet.
 
     Raises:
         LookupError: a port is not there.
@@ -224,7 +224,7 @@ async def capture(
     # One for all of them: each takes some 15 ms to be closed, in which nothing need wait for it.
     listener = packet_socket(namespace, None, ETH_P_ALL)
     try:
-        with FileIO(path, "w") as file:
+        with FileIO(path, "x") as file:
             file.write(PCAP_HEADER)
             listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             listener.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)

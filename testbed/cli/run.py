@@ -67,6 +67,7 @@ def run_command(
     from testbed.report.jsonfile import write_json
     from testbed.report.junit import write_junit
     from testbed.report.unblocked import unblocked
+    from testbed.scenario.folders import FolderTaken, run_folders
     from testbed.scenario.session import Options, run
 
     scenarios = loaded(files)
@@ -75,27 +76,33 @@ def run_command(
     for path in (junit, json):
         if path is not None:
             writable_file(path)
+    folders: list[Path | None] = [None] * (len(scenarios) * repeat)
     if out is not None:
+        try:
+            folders = [*run_folders(out, [each.name for each in scenarios * repeat])]
+        except FolderTaken as error:
+            usage(str(error))
         writable_folder(out)
+    planned = list(zip(scenarios * repeat, folders, strict=True))
     go_on_in_background()
     console = Console(unblocked(sys.stdout, output_error))
     results = []
     try:
         scenarios = _fitting(scenarios, files, settings, console)
-        for number in range(1, repeat + 1):
-            for scenario in scenarios:
-                name = scenario.name if repeat == 1 else f"{scenario.name}.{number}"
-                options = Options(settings, out / name if out is not None else None, keep)
-                console.began(scenario)
-                result = run(
-                    scenario,
-                    options,
-                    on_event=console.event,
-                    on_tick=console.tick,
-                    on_kept=console.kept,
-                )
-                console.ended(result, told=len(scenarios) * repeat == 1)
-                results.append(result)
+        fitting = {scenario.path for scenario in scenarios}
+        for scenario, folder in planned:
+            if scenario.path not in fitting:
+                continue
+            console.began(scenario)
+            result = run(
+                scenario,
+                Options(settings, folder, keep),
+                on_event=console.event,
+                on_tick=console.tick,
+                on_kept=console.kept,
+            )
+            console.ended(result, told=len(scenarios) * repeat == 1)
+            results.append(result)
         console.summary(results)
     except KeyboardInterrupt:
         console.interrupted()

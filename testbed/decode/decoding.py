@@ -17,7 +17,7 @@ from testbed.wire.element import (
     VmDescription,
 )
 from testbed.wire.identify import OpaqueChannel
-from testbed.wire.recut import recut
+from testbed.wire.recut import false_length, recut
 
 from .channels import SourceChannel
 from .fields import DeviceState, device_item
@@ -144,11 +144,15 @@ class Decoding:
 
     def _recut(self) -> Generator[Item, None, Layout | None]:
         """Let the true vmdesc have the last word, if there is one: what it says."""
-        if self._kept_bytes > KEPT_BYTES_MAX:
-            return self.layout
         try:
-            elements = recut(self.kept)
+            elements = recut(self.kept) if self._kept_bytes <= KEPT_BYTES_MAX else None
         except StreamError:
+            elements = None
+        if elements is None:
+            if isinstance(self.parser, MainChannel):
+                self.broken = self.broken or self.parser.vmdesc_error
+            if self._kept_bytes <= KEPT_BYTES_MAX and (lies := false_length(self.kept)) is not None:
+                self.broken = str(lies)
             return self.layout
         if self.broken is not None:
             yield Item("correction", facts={"why": f"a payload imitated a section: {self.broken}"})

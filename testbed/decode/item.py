@@ -34,4 +34,5 @@ class Item:
             known["in_package"] = True
         if self.at_s is not None:
             known["at_s"] = round(self.at_s, 6)
+        assert not self.facts.keys() & known.keys(), "a fact has the name of what every item has"
         return {name: value for name, value in known.items() if value is not None} | {**self.facts}

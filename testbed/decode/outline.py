@@ -243,7 +243,9 @@ def _part(name: str, value: Any) -> str:
             return " ".join(shown + more)
         case "offset_bytes":
             return f"{value:#x}"
-        case "length" | "discarded_bytes" | "package_bytes" | "target_page_bytes" | "page_sizes":
+        case "requested_bytes":
+            return f"length {value:#x}"
+        case "discarded_bytes" | "package_bytes" | "target_page_bytes" | "page_sizes":
             return f"{name.removesuffix('_bytes').replace('_', ' ')} {value:#x}"
         case "block":
             return str(value)

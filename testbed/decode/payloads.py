@@ -83,7 +83,7 @@ def _block(payload: bytes) -> Parts:
 
 def _pages(payload: bytes) -> Parts:
     offset, size = struct.unpack(">QI", payload)
-    return {"offset_bytes": offset, "length": size}
+    return {"offset_bytes": offset, "requested_bytes": size}
 
 
 def _pages_id(payload: bytes) -> Parts:

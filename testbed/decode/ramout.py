@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from testbed.files import plain_file
 from testbed.wire import xbzrle
 from testbed.wire.element import (
     Element,
@@ -24,6 +26,9 @@ from testbed.wire.runs import pages
 
 from .channels import SourceError
 
+NAME_BYTES_MAX = 255
+"""Of a file (NAME_MAX of Linux). An idstr has as many, each of which may take three here."""
+DIGEST_DIGITS = 32
 BLOCK_BYTES_MAX = 1 << 44
 """Of one block; the files are sparse, and file systems have bounds of their own."""
 
@@ -79,7 +84,8 @@ class RamOut:
                 case MappedPages() as mapped:
                     self._pages(mapped, page_bytes)
         except OSError as error:
-            raise SourceError(f"{self._folder}: cannot be written: {error.strerror}") from error
+            where = error.filename or self._folder
+            raise SourceError(f"{where}: cannot be written: {error.strerror}") from error
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Each block and its file."""
@@ -96,7 +102,7 @@ class RamOut:
     def _file(self, block: str) -> int:
         if block not in self._files:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-            self._files[block] = os.open(self._folder / _file_name(block), flags, 0o666)
+            self._files[block] = plain_file(self._folder / _file_name(block), flags)
         return self._files[block]
 
     def _put(self, block: str, offset_bytes: int, data: bytes | memoryview) -> None:
@@ -159,5 +165,9 @@ class RamOut:
 
 
 def _file_name(block: str) -> str:
-    """Any idstr as a file name, readable where it can be."""
-    return f"{quote(block, safe='@+,=')}.ram"
+    """Any idstr as a file name, readable where it can be, and another one for each."""
+    name = f"{quote(block, safe='@+,=')}.ram"
+    if len(name) <= NAME_BYTES_MAX:
+        return name
+    digest = hashlib.sha256(block.encode()).hexdigest()[:DIGEST_DIGITS]
+    return f"{name[: NAME_BYTES_MAX - DIGEST_DIGITS - len('..ram')]}.{digest}.ram"

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from testbed.fault.plan import Side
+from testbed.files import plain_file
 
 FORMAT, VERSION = "migration-testbed recording", 1
 INDEX = "recording.jsonl"
@@ -184,7 +185,7 @@ class FolderRecorder:
         how = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         if key not in self._offsets:
             how |= os.O_TRUNC  # what is left there of another recording
-        self._files[key] = file = os.open(self.folder / file_name(*key), how, 0o666)
+        self._files[key] = file = plain_file(self.folder / file_name(*key), how)
         return file
 
     def _event(self, event: str, facts: dict[str, Any]) -> None:

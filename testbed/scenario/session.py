@@ -7,7 +7,6 @@ import os
 import platform
 import select
 import shlex
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from netns.sandbox import Sandbox, SandboxBroke, SandboxRefused, enter_command
 from testbed import tasks
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, QEMU, Program, qemu
+from testbed.files import new_text_file
 from testbed.lab.limits import refused, too_low
 from testbed.log import Event, Log
 
@@ -230,7 +230,7 @@ class _log_file:  # noqa: N801 - a context manager that is used like a function
     def __enter__(self) -> TextIO | None:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = (self._folder / LOG).open("w", encoding="utf-8")
+            self._file = new_text_file(self._folder / LOG)
         return self._file
 
     def __exit__(self, *error: object) -> None:
@@ -241,12 +241,18 @@ class _log_file:  # noqa: N801 - a context manager that is used like a function
 def _write_files(folder: Path, scenario: Scenario, log: Log) -> None:
     """What else people want of a run beside its log and its pcap."""
     resolved = json.dumps(as_played(scenario, log).resolved(), indent=2)
-    (folder / "scenario.json").write_text(resolved + "\n", encoding="utf-8")
-    shutil.copyfile(scenario.path, folder / "scenario.yaml")
+    _write_text(folder / "scenario.json", resolved + "\n")
+    if scenario.path.is_file():  # not a pipe, which has been read
+        _write_text(folder / "scenario.yaml", scenario.path.read_text(encoding="utf-8-sig"))
     for side in ("source", "destination"):
         lines = [event.facts["line"] for event in log.find("stderr", side)]
         text = "".join(f"{line}\n" for line in lines)
-        (folder / f"{side}.stderr").write_text(text, encoding="utf-8")
+        _write_text(folder / f"{side}.stderr", text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with new_text_file(path) as file:
+        file.write(text)
 
 
 def _seed(scenario: Scenario, options: Options) -> int:

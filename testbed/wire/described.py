@@ -86,6 +86,8 @@ def described_at(
         index: how many device sections precede `data`.
     """
     text_at = eof_at + 1 + SECTION.size
+    if len(data) < text_at + length:
+        return None
     try:
         layout = Layout.parse(bytes(data[text_at : text_at + length]))
     except StreamError:

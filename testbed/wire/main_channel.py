@@ -60,6 +60,7 @@ class MainChannel(Channel):
 
     Where no vmdesc comes, `layout` is what a learned layout has of the sections that it was used
     for, which their elements' certainty tells; `refused` is why it was not used at all.
+    `vmdesc_error` is why a vmdesc that came could not be read.
 
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
@@ -82,6 +83,7 @@ class MainChannel(Channel):
         self.corrections: list[str] = []
         self.footers: bool | None = None
         self.refused: str | None = None
+        self.vmdesc_error: str | None = None
         self._learned = learned
         self._used: list[Device] = []  # of the learned layout
         self._described = False  # the vmdesc came
@@ -360,13 +362,16 @@ class MainChannel(Channel):
         length = yield from self._reader.u32(inside, skip=1)
         if length > VMDESC_BYTES_MAX:
             raise self._reader.wrong(inside, f"at most {VMDESC_BYTES_MAX} bytes", f"{length}")
+        at = self._reader.offset
         text = yield from self._reader.peek(length, inside, skip=SECTION.size)
         self._emit(VmDescription(text), SECTION.size + length, spans.vmdesc(length))
         try:
             self.layout = Layout.parse(text)
             self._described = True
         except StreamError as error:
-            self.corrections.append(f"the vmdesc cannot be read: {error}")
+            self.vmdesc_error = f"offset {at:#x}: the vmdesc, said to be {length} bytes long, "
+            self.vmdesc_error += f"cannot be read: {error}"
+            self.corrections.append(self.vmdesc_error)
             return
         self.corrections += islice(self.layout.disagreements(self._devices), CORRECTIONS_MAX)
         if (yield from self._reader.more()):

@@ -30,6 +30,7 @@ from .element import (
 from .error import StreamError
 from .layout import Layout
 from .structs import SECTION, U32
+from .vmdesc import TEXT_BYTES_MAX
 
 
 def recut(elements: Sequence[Element]) -> list[Element]:
@@ -60,6 +61,33 @@ def recut(elements: Sequence[Element]) -> list[Element]:
         for element in elements[:first]
     ]
     return [*sure, *_Cutter(phase, data).elements(cuts, eof_at)]
+
+
+def false_length(elements: Sequence[Element]) -> StreamError | None:
+    """The error of a vmdesc whose text is whole, and not as long as is said before it.
+
+    Args:
+        elements: as of `recut`, which failed.
+    """
+    phase = elements[_device_phase(elements) :]
+    data = b"".join(element.raw for element in phase)
+    candidates = deque(CANDIDATE.finditer(data), CANDIDATES_MAX)
+    for found in reversed(candidates):
+        text_at = found.start() + 1 + SECTION.size
+        said, text = int.from_bytes(found[1], "big"), data[text_at:]
+        if said == len(text) or len(text) > TEXT_BYTES_MAX:
+            continue
+        try:
+            Layout.parse(text)
+        except StreamError:  # an imitation, or cut short: then its length may be true
+            continue
+        return StreamError(
+            offset=phase[0].offset + found.start() + 1,
+            inside="length of the vmdesc",
+            expected=f"{len(text)}, the bytes of the text that follows",
+            got=f"{said}",
+        )
+    return None
 
 
 def _device_phase(elements: Sequence[Element]) -> int:

@@ -230,3 +230,33 @@ def test_ctrl_c_before_anything_has_begun_is_no_traceback() -> None:
         [sys.executable, "-c", script, "list"], capture_output=True, text=True, timeout=WITHIN_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_earlier_run_of_that_folder_is_not_written_over(tmp_path: Path) -> None:
+    folder = tmp_path / "bad_magic"
+    folder.mkdir()
+    (folder / "log.jsonl").symlink_to(tmp_path / "other")
+    report = tmp_path / "it.json"
+    report.write_text("earlier")
+    done = command("run", "scenarios/bad_magic.yaml", "--out", tmp_path, "--json", report)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"{folder}: an earlier run's files are there, and would be lost: remove them, or name "
+        "another folder with --out\n"
+    )
+    assert report.read_text() == "earlier"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.live
+def test_two_scenarios_of_one_name_have_two_folders(tmp_path: Path) -> None:
+    text = (LIBRARY / "bad_magic.yaml").read_text().replace("name: bad_magic\n", "")
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"name: same\n{text}")
+    out = tmp_path / "out"
+    done = command("run", tmp_path / "a.yaml", tmp_path / "b.yaml", "--out", out)
+    assert done.returncode == 0, done.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["same.1", "same.2"]
+    for folder in out.iterdir():
+        assert (folder / "log.jsonl").read_text().count('"run-began"') == 1
+        assert (folder / "guest-network.pcap").stat().st_size > 24

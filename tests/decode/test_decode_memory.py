@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import lzma
+import os
 import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_helpers import head, ram_part, ram_start, recorded
+from wire_helpers import RAM_ID, build_section, head, ram_part, ram_start, recorded
 
 from testbed.decode.channels import SourceError
 from testbed.decode.memory import BLOCKS_MAX, OTHERS, Memory
 from testbed.decode.show import Wanted, show
 from testbed.wire import MainChannel, encode, xbzrle
-from testbed.wire.element import RamBlock, RamFlag, RamPage, RamTotal
+from testbed.wire.element import RamBlock, RamFlag, RamMark, RamPage, RamTotal, SectionType
 
 PAGE_BYTES = 4096
 
@@ -142,3 +143,41 @@ def test_names_of_blocks_without_end_are_counted_together() -> None:
     assert len(memory.blocks) == BLOCKS_MAX + 1
     assert memory.blocks[OTHERS].pages == 1000
     assert memory.pages == BLOCKS_MAX + 1000
+
+
+def start_of(block: str) -> bytes:
+    """The block list of a machine with that block of a page."""
+    values = (RamTotal(PAGE_BYTES), RamBlock(block, PAGE_BYTES), RamMark(RamFlag.EOS))
+    payload = b"".join(map(encode, values))
+    return build_section(SectionType.START, RAM_ID, "ram", 0, 4, payload)
+
+
+@pytest.mark.parametrize("character", ["x", "/", "\u00e9"])
+def test_a_block_may_have_the_longest_name_that_there_is(tmp_path: Path, character: str) -> None:
+    """255 bytes on the wire; escaped in a file name they are more than one may have."""
+    names = [character * 255, character * 254 + "1"]
+    for number, name in enumerate(names):
+        page = RamPage(name, 0, RamFlag.PAGE, bytes([number + 1]) * PAGE_BYTES)
+        stream = tmp_path / "stream"
+        stream.write_bytes(head() + start_of(name) + ram_part(page))
+        show(str(stream), Wanted(ram_out=tmp_path / "ram"))
+    found = {path.read_bytes()[0] for path in (tmp_path / "ram").iterdir()}
+    assert found == {1, 2}  # no file is two blocks'
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo"])
+def test_what_waits_under_the_name_of_a_block_is_not_written_through(
+    tmp_path: Path, planted: str
+) -> None:
+    other, folder = tmp_path / "other", tmp_path / "ram"
+    other.write_text("precious")
+    folder.mkdir()
+    if planted == "link":
+        (folder / "b.ram").symlink_to(other)
+    else:
+        os.mkfifo(folder / "b.ram")
+    stream = tmp_path / "stream"
+    stream.write_bytes(head() + start_of("b"))
+    with pytest.raises(SourceError, match=r"ram/b\.ram: cannot be written: "):
+        show(str(stream), Wanted(ram_out=folder))
+    assert other.read_text() == "precious"

@@ -320,3 +320,35 @@ def test_a_name_cannot_write_to_the_terminal_what_it_likes(decoded, stream) -> N
     whole, lines = decoded(stream(head() + device(7, "a\x1b[2Jb\nc\x9bd", b"state")))
     assert not whole
     assert any("a\\x1b[2Jb\\nc\\x9bd" in line for line in lines)
+
+
+@pytest.mark.parametrize("claimed", [0, -1, -100, +1, +1000, 1 << 24, 0xFFFFFFFF])
+def test_a_vmdesc_that_is_not_as_long_as_it_says_is_told(decoded, stream, claimed: int) -> None:
+    data = bytearray(recorded(PRECOPY))
+    at, text_bytes = 0x68A360, 99652
+    length = text_bytes + claimed if abs(claimed) <= 1000 and claimed else claimed
+    data[at + 1 : at + 5] = length.to_bytes(4, "big")
+    whole, lines = decoded(stream(bytes(data)))
+    assert not whole
+    assert lines[-1] == (
+        f"not whole, {len(data)} bytes: offset {at:#x}, in length of the vmdesc: "
+        f"expected {text_bytes}, the bytes of the text that follows, got {length}"
+    )
+
+
+def test_a_vmdesc_that_is_no_json_is_told(decoded, stream) -> None:
+    data = recorded(PRECOPY)
+    whole, lines = decoded(stream(data[:-2] + b"!}"))
+    assert not whole
+    assert "0x68a360: the vmdesc, said to be 99652 bytes long, cannot be read: " in lines[-1]
+
+
+@pytest.mark.parametrize("message", ["REQ_PAGES", "REQ_PAGES_ID"])
+def test_no_value_of_a_message_takes_the_place_of_its_own_length(decoded, message: str) -> None:
+    _, lines = decoded(DATA / "qemu10.0-postcopy.c0.ret.bin.xz", as_json=True)
+    asked = [item for item in map(json.loads, lines) if item.get("message") == message]
+    assert asked
+    block_bytes = 1 + len("pc.ram") if message == "REQ_PAGES_ID" else 0
+    for item in asked:
+        length = 4 + 12 + (1 + len(item["block"]) if block_bytes else 0)
+        assert (item["length"], item["requested_bytes"]) == (length, 4096)

@@ -114,16 +114,34 @@ def test_more_connections_than_files_may_be_open(
 
 
 def test_a_full_disk_ends_only_the_recording(recorder: FolderRecorder, told: list[str]) -> None:
+    """A file that may not grow is as good as a full disk."""
     recorder.opened(1)
     recorder.received(1, Side.SOURCE, b"before")
-    (recorder.folder / "c1.ret.bin").symlink_to("/dev/full")
-    recorder.received(1, Side.DESTINATION, b"too much")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        recorder.received(1, Side.DESTINATION, bytes((1 << 16) + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     recorder.received(1, Side.SOURCE, b"after")
     recorder.ended(1, "FIN")
     recorder.close()
-    assert told == [f"{recorder.folder}: No space left on device"]
+    assert told == [f"{recorder.folder}: File too large"]
     read = Recording.open(recorder.folder)
     assert [each.data for each in read.chunks()] == [b"before"]
+
+
+def test_a_link_that_waits_in_the_folder_is_not_written_through(
+    recorder: FolderRecorder, told: list[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (recorder.folder / "c1.fwd.bin").symlink_to(other)
+    recorder.opened(1)
+    recorder.received(1, Side.SOURCE, b"QEVM")
+    recorder.close()
+    assert other.read_text() == "precious"
+    assert told == [f"{recorder.folder}: a symbolic link, which is not followed"]
 
 
 def test_it_may_have_so_many_bytes(tmp_path: Path, told: list[str]) -> None:
