@@ -22,6 +22,7 @@ from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.ppp import PPP
 from scapy.packet import Raw
+from thoroughness import usually
 from wire_helpers import opaque, parse, precopy, recorded
 
 from testbed.decode import capture as capture_module
@@ -117,7 +118,7 @@ def test_what_is_read_parses_as_what_was_recorded():
     assert not opaque(elements)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(12, thoroughly=60), deadline=None)
 @given(
     st.lists(st.integers(1, 400), min_size=1, max_size=12),
     st.integers(0, 2**32 - 1),

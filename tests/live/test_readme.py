@@ -34,18 +34,16 @@ STREAMS = {
     "newer.stream": "qemu10.0-precopy.c0.fwd",
     "postcopy.stream": "qemu7.2-postcopy.c0.fwd",
 }
-SOME = ("bad_footer_mark", "truncated_ram", "rarp_ok", "rarp_partial")
+LIBRARY = ("bad_footer_mark", "truncated_ram")
+"""What a command for all scenarios plays here; `test_scenarios.py` plays all."""
 
 pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a library of some scenarios, so that each command is run as it stands."""
+    """A folder with all files that are named but for scenarios."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "scenarios").mkdir()
-    for name in SOME:
-        shutil.copy(ROOT / "scenarios" / f"{name}.yaml", folder / "scenarios")
     for name, stream in STREAMS.items():
         (folder / name).write_bytes(recorded(stream))
     packets = Ends().whole(recorded("qemu7.2-postcopy.c0.fwd"), recorded("qemu7.2-postcopy.c0.ret"))
@@ -54,14 +52,18 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A copy of its own for each."""
-    return Path(shutil.copytree(original, tmp_path / "folder"))
+def copied(original: Path, folder: Path, command: str) -> None:
+    """Make the folder one in which the command is run as it stands."""
+    shutil.copytree(original, folder)
+    (folder / "scenarios").mkdir()
+    for name in re.findall(r"scenarios/(\w+)\.yaml", command) or LIBRARY:
+        shutil.copy(ROOT / "scenarios" / f"{name}.yaml", folder / "scenarios")
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("testbed ")])
-def test_the_command_works(command: str, folder: Path) -> None:
+def test_the_command_works(command: str, original: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    copied(original, folder, command)
     for example, real in STAND_INS.items():
         command = command.replace(example, real)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

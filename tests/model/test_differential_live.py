@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import pytest
 from described_helpers import register_described
 from model_helpers import MACHINE
+from thoroughness import usually
 
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.qemu import Qemu
@@ -36,7 +37,7 @@ from testbed.wire.element import RamBlock, RamPage, SectionHeader, SectionType, 
 from testbed.wire.piece import Piece
 
 SEED = int(os.environ.get("SEED", "20261124"))
-CASES = int(os.environ.get("CASES", "500"))
+CASES = int(os.environ.get("CASES", usually("150", thoroughly="500")))
 PARTS = 5
 """Tests that share them, so that they may run side by side."""
 AT_ONCE = 2

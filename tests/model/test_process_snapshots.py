@@ -14,12 +14,13 @@ from process_helpers import (
     runs,
     started,
 )
+from thoroughness import usually
 
 from testbed.model.img import NAME, main
 from testbed.model.snapshots.images import Images, create
 
 DISK_BYTES = 1 << 20
-KILLS = 12
+KILLS = usually(6, thoroughly=12)
 SEED = 20
 WORKS_S = 0.15
 """How long a command takes: a kill comes at any moment of it."""

@@ -4,6 +4,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from thoroughness import usually
 
 from testbed.guest import GuestSpec, check_memory
 from testbed.model.migration.source import Parameters
@@ -17,7 +18,7 @@ SMALL = GuestSpec((512 + 16) * 4096, pages_per_second=5000)
 BUFFER_BYTES = 4 << 10
 RATE_BYTES = 200_000
 """Slow enough for the source to notice a link that is lost before it has written everything."""
-ALIKE = 8
+ALIKE = usually(24, thoroughly=8)
 """Of so many boundaries between pages, which are all alike, one."""
 
 POSTCOPY_AT_S = 0.25
@@ -163,7 +164,7 @@ def test_what_was_paused_is_recovered():
     migration = Migration("7.2", postcopy=True)
     outcomes = Counter()
     package = migration.end_of(CommandType.POSTCOPY_RUN)
-    for cut in [each for each in migration.boundaries() if each >= package][:: ALIKE // 4]:
+    for cut in [each for each in migration.boundaries() if each >= package][::2]:
         moved = migration.simulation(cut)
         paused = moved.run()
         outcomes[paused.statuses[0][-1]] += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHELL = [ROOT / "scripts" / name for name in ("setup", "demo", "test", "check-bare-debian")]
+SHELL = [ROOT / "scripts" / name for name in ("setup", "demo", "test", "test-all", "check-bare-debian")]
 SHELL += [ROOT / "scripts" / "build-guest", ROOT / ".ci" / "run"]
 NOBODY = 65534
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import usually
 
 from testbed.wire import Layout, StreamError
 from testbed.wire import layout as layout_module
@@ -301,7 +302,7 @@ def total(node: dict[str, Any]) -> int:
     return size + sum(6 + len(each["vmsd_name"].encode()) + total(each) for each in inner)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=usually(60, thoroughly=200), deadline=None)
 @given(st.lists(st.recursive(LEAVES, structs, max_leaves=12), max_size=4))
 def test_whatever_is_described_the_fields_tile_the_section(described: list[Any]) -> None:
     text = describe(*described)

@@ -7,6 +7,7 @@ from struct import pack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import usually
 from wire_helpers import in_windows, opaque, parse, pieces, recorded, steps
 
 from testbed.wire import MainChannel, MultifdChannel, encode
@@ -23,6 +24,7 @@ from testbed.wire.packet import (
 )
 
 RECORDED = [f"{version}-multifd.c{n}.fwd" for version in ("qemu7.2", "qemu10.0") for n in (1, 2)]
+SMALLEST = ["qemu10.0-multifd.c1.fwd"]
 HEADER_BYTES = 1344
 """At a page of 4 KiB."""
 INIT = MultifdInit(bytes(range(16)), 1)
@@ -61,7 +63,8 @@ def test_pieces_change_nothing(name: str) -> None:
     data = recorded(name)
     whole = parse(MultifdChannel(), [data])
     assert parse(MultifdChannel(), pieces(data, seed=4)) == whole
-    assert parse(MultifdChannel(), steps(data, 1)) == whole
+    if name in usually(SMALLEST, thoroughly=RECORDED):
+        assert parse(MultifdChannel(), steps(data, 1)) == whole
 
 
 def assert_tiled(element: Element) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from thoroughness import usually
 from wire_helpers import (
     PAGES,
     device,
@@ -52,7 +53,7 @@ STREAMS = [
 ]
 
 
-@pytest.mark.parametrize("step", [1, 1 << 20])
+@pytest.mark.parametrize("step", [usually(7, thoroughly=1), 1 << 20])
 @pytest.mark.parametrize(("stream", "make"), STREAMS)
 def test_every_cut_gives_the_elements_before_it_and_names_what_was_cut(
     stream: Callable[[], bytes], make: Callable[[], MainChannel], step: int

@@ -33,6 +33,7 @@ from testbed.wire.element import (
     SectionHeader,
     SectionType,
 )
+from testbed.wire.structs import U32
 
 PRECOPY, POSTCOPY = precopy(), postcopy()
 TO_DEVICES = head() + ram_start() + ram_part(kind=SectionType.END)
@@ -330,18 +331,18 @@ def test_a_package_holds_what_it_may(data: bytes, why: str) -> None:
 KIB = 1 << 10
 RUN = ram_part(*(RamPage("pc.ram", at, RamFlag.ZERO, b"\0") for at in range(0, 0x8000, 0x400)))
 LITTLE = 64 * KIB
-HELD = 2048 * KIB
+HELD = 1024 * KIB
 ENDLESS = {
     # the bytes before, what comes again and again, what may be held of it, how much of it comes
     "no-stream": (b"", b"GET / HTTP/1.1\r\n", 0, 8 * HELD),
     "bytes-behind-the-end": (precopy(), b"more", 0, 8 * HELD),
     "vmdesc-of-4-GiB": (TO_DEVICES + b"\0\6\xff\xff\xff\xff", b"{", 0, 8 * HELD),
-    "pages": (head() + ram_start(), RUN, LITTLE, HELD // 2),
-    "package-of-4-GiB": (head() + ram_start() + packaged(b"", 0xFFFFFFFF), RUN, LITTLE, HELD // 2),
+    "pages": (head() + ram_start(), RUN, LITTLE, HELD // 4),
+    "package-of-4-GiB": (head() + ram_start() + packaged(b"", 0xFFFFFFFF), RUN, LITTLE, HELD // 4),
     "commands": (head(), build_command(CommandType.PING, b"\0\0\0\1"), LITTLE, HELD // 8),
     "device-without-end": (TO_DEVICES + device(5, "timer", b"")[:-5], b"state", HELD, 4 * HELD),
     "footers": (TO_DEVICES + device(5, "timer", b"")[:-5], b"\x7e\0\0\0\5", HELD, HELD + 128 * KIB),
-    "vmdesc-as-long-as-may-be": (TO_DEVICES + b"\0\6\0\x20\0\0", b"{", HELD, 4 * HELD),
+    "vmdesc-as-long-as-may-be": (TO_DEVICES + b"\0\6" + U32.pack(HELD), b"{", HELD, 4 * HELD),
 }
 COPIES = 3
 """Of what is held: in hand, set aside, and joined."""
