@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHELL = [ROOT / "scripts" / name for name in ("setup", "demo", "test", "test-all", "check-bare-debian")]
-SHELL += [ROOT / "scripts" / "build-guest", ROOT / ".ci" / "run"]
+SCRIPTS = ("setup", "demo", "test", "test-all", "check-bare-debian", "build-guest")
+SHELL = [*(ROOT / "scripts" / name for name in SCRIPTS), ROOT / ".ci" / "run"]
 NOBODY = 65534
 
 
