@@ -26,19 +26,21 @@ def new_text_file(path: Path) -> TextIO:
     return open(os.open(path, flags, MODE), "w", encoding="utf-8")
 
 
-def plain_file(path: Path, flags: int) -> int:
+def plain_file(path: Path, flags: int, *, follow: bool = False) -> int:
     """Open a regular file, which may be there, and return its descriptor.
 
     Args:
         path: of the file.
         flags: of open(2); O_CREAT and an access mode, for example.
+        follow: a symbolic link, too: to read what the user put there.
 
     Raises:
         OSError: it cannot be opened, or what is there is no regular file.
     """
     try:
         # O_NONBLOCK: a FIFO would be waited for.
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
+        links = 0 if follow else os.O_NOFOLLOW
+        fd = os.open(path, flags | links | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "a symbolic link, which is not followed", path) from None

@@ -20,6 +20,7 @@ from .shared import (
     PATH,
     command_words,
     go_on_in_background,
+    seconds,
     usage,
     writable_file,
 )
@@ -67,7 +68,8 @@ VERDICTS = click.Choice(["accepted", "taken", "paused", "refused", "hung", "cras
 )
 @click.option(
     "--within",
-    type=click.FloatRange(min=0.1),
+    type=float,
+    callback=seconds(0.1, 86400),
     default=10.0,
     show_default=True,
     help="Seconds for which nothing may move; then it hangs.",

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from testbed.scenario.scenario import Scenario
 
 
+REPEAT_MAX = 1_000_000
+"""Runs of a week, at 0.6 s each."""
+
+
 @click.command("run", short_help="Run scenarios.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 @played_on
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Leave the run up, and say how to enter it.")
 @click.option(
     "--repeat",
-    type=click.IntRange(1),
+    type=click.IntRange(1, REPEAT_MAX),
     default=1,
     show_default=True,
     help="Run each scenario so many times.",

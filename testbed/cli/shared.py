@@ -23,6 +23,19 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 QEMU = "qemu-system-x86_64"
 PATH = click.Path(path_type=Path)
+
+
+def seconds(least: float, most: float) -> Callable[..., float]:
+    """A callback of an option that is a time: `click.FloatRange` lets nan pass."""
+
+    def check(_: click.Context, __: click.Parameter, value: float) -> float:
+        if not least <= value <= most:
+            raise click.BadParameter(f"expected {least:g} to {most:g} seconds, got {value:g}")
+        return value
+
+    return check
+
+
 T = TypeVar("T")
 
 

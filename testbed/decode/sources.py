@@ -14,7 +14,6 @@ import os
 import select
 import stat
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +23,7 @@ from typing import IO, Protocol
 
 from .channels import PIECE_BYTES, Chunk, Source, SourceChannel, SourceError
 from .packets import PCAP_MAGICS, PCAPNG_MAGIC
+from .spool import Spool
 
 STDIN = "-"
 HEAD_BYTES = 10
@@ -110,8 +110,13 @@ PACKED: dict[bytes, tuple[str, Callable[[], Unpacker]]] = {
 
 
 @contextmanager
-def open_source(path: str) -> Iterator[Source]:
+def open_source(path: str, *, silent_s: float | None = None) -> Iterator[Source]:
     """Open what the user named, `-` for standard input, until the block ends.
+
+    Args:
+        path: what was named.
+        silent_s: how long a pipe may bring nothing, or wait for somebody to write into it; None:
+            as long as it likes.
 
     Raises:
         SourceError: it cannot be read, or is a capture without a migration. What cannot be read
@@ -120,6 +125,7 @@ def open_source(path: str) -> Iterator[Source]:
     name = os.fsencode(path).decode(errors="replace")
     with ExitStack() as stack:
         opened = _standard_input() if path == STDIN else stack.enter_context(_opened(path, name))
+        _await(opened, name, silent_s)
         mapped = _mapped(opened, stack) if path != STDIN else None
         if mapped is not None:
             head = mapped[:HEAD_BYTES]
@@ -131,7 +137,7 @@ def open_source(path: str) -> Iterator[Source]:
                 channel = SourceChannel(name, len(mapped), mapped, fd=opened.fileno())
                 yield Source(name, (channel,))
                 return
-        head, pieces = _headed(_pieces(opened, name))
+        head, pieces = _headed(_pieces(opened, name, silent_s))
         _check_readable(head, name)
         if (packing := _packing(head)) is not None:
             head, pieces = _headed(_unpacked(pieces, *packing, name))
@@ -146,13 +152,34 @@ def open_source(path: str) -> Iterator[Source]:
 
 def _opened(path: str, name: str) -> IO[bytes]:
     try:
-        return open(path, "rb", buffering=0)
+        # Without O_NONBLOCK, to open a FIFO waits until somebody writes into it.
+        opened = open(path, "rb", buffering=0, opener=_without_waiting)
+        os.set_blocking(opened.fileno(), True)
+        return opened
     except IsADirectoryError:
         raise SourceError(f"{name}: a folder, expected a file") from None
     except OSError as error:
         raise SourceError(f"{name}: cannot be opened: {error.strerror}") from None
     except ValueError as error:  # a zero byte in its name
         raise SourceError(f"{name}: cannot be opened: {error}") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _await(opened: IO[bytes], name: str, silent_s: float | None) -> None:
+    """Wait until a pipe has something to read, or is over. A FIFO without a writer reads as over.
+
+    Raises:
+        SourceError: it had nothing for too long.
+    """
+    if not stat.S_ISFIFO(os.fstat(opened.fileno()).st_mode):
+        return
+    poll = select.poll()
+    poll.register(opened, select.POLLIN)
+    if not poll.poll(None if silent_s is None else silent_s * 1000):
+        raise SourceError(f"{name}: nothing came through the pipe for {silent_s:g} s")
 
 
 def _standard_input() -> IO[bytes]:
@@ -183,8 +210,10 @@ def _unmap(mapped: mmap.mmap) -> None:
         mapped.close()
 
 
-def _pieces(opened: IO[bytes], name: str) -> Iterator[bytes]:
+def _pieces(opened: IO[bytes], name: str, silent_s: float | None) -> Iterator[bytes]:
     while True:
+        if silent_s is not None:
+            _await(opened, name, silent_s)
         try:
             piece = opened.read(PIECE_BYTES)
         except OSError as error:
@@ -232,21 +261,11 @@ def _captured(buffer: mmap.mmap | bytes, name: str) -> Source:
 
 def _spooled(pieces: Iterable[bytes], name: str, stack: ExitStack) -> mmap.mmap | bytes:
     """A capture in an unnamed temporary file, mapped."""
-    size = 0
-    try:
-        spool = stack.enter_context(tempfile.TemporaryFile())
-        for piece in pieces:
-            size += len(piece)
-            if size > SPOOLED_BYTES_MAX:
-                raise SourceError(f"{name}: a capture of more than {SPOOLED_BYTES_MAX} bytes")
-            spool.write(piece)
-        spool.flush()
-    except OSError as error:
-        raise SourceError(
-            f"{name}: a capture that is no plain file is kept in the temporary folder while it is "
-            f"read: {error.strerror} (TMPDIR names another folder)"
-        ) from None
-    return _mapped(spool, stack) or b""
+    what = "a capture that is no plain file"
+    spool = Spool(name, what, stack, total_bytes=None, bytes_max=SPOOLED_BYTES_MAX)
+    for piece in pieces:
+        spool.add(piece)
+    return _mapped(spool.file, stack) or b""
 
 
 def _unpacked(

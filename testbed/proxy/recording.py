@@ -15,7 +15,6 @@ raw, so that whatever reads a stream reads them. A direction without a byte has 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections import OrderedDict
@@ -34,6 +33,8 @@ FORMAT, VERSION = "migration-testbed recording", 1
 INDEX = "recording.jsonl"
 FILES_MAX = 64
 """Open at one time; thousands of connections may be."""
+AT_S_MAX = 100 * 365 * 86400.0
+"""Of a line: a hundred years after the recording began."""
 LINE_BYTES_MAX = 4096
 PIECE_BYTES_MAX = 1 << 20
 """Of what is read at once: a line may speak of more."""
@@ -298,7 +299,7 @@ class Recording:
         """The lines of the index after its first one, each with its place in words."""
         path = self.folder / INDEX
         try:
-            with path.open("rb") as index:
+            with open(plain_file(path, os.O_RDONLY, follow=True), "rb") as index:
                 self._head(path, index.readline(LINE_BYTES_MAX))
                 number = 1
                 while line := index.readline(LINE_BYTES_MAX):
@@ -373,7 +374,7 @@ def _object(place: str, line: bytes) -> dict[str, Any]:
             raise ValueError("expected a JSON object")
         wanted: dict[str, type] = {"connection": int, **FACTS[record["event"]]}
         record["at_s"] = float(record["at_s"])
-        if not math.isfinite(record["at_s"]):
+        if not 0 <= record["at_s"] <= AT_S_MAX:
             raise ValueError(f"`at_s` cannot be {record['at_s']}")
         for name, kind in wanted.items():
             if type(record[name]) is not kind or (kind is int and record[name] < 0):

@@ -9,21 +9,25 @@ unnamed temporary one first.
 from __future__ import annotations
 
 import os
-import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO
 
 from testbed.decode.channels import SourceChannel, SourceError
+from testbed.decode.show import headed
 from testbed.decode.sources import SPOOLED_BYTES_MAX, open_source
+from testbed.decode.spool import Spool
 from testbed.proxy.recording import Direction, Recording, RecordingError
 from testbed.wire import ChannelKind, channel_of
 from testbed.wire.identify import FIRST_BYTES
 
+SILENT_S = 60.0
+"""For which a pipe that is replayed may bring nothing: a source that works writes all the time."""
 CONNECTIONS_MAX = 256
 """Of one migration; a source opens three and as many as it has multifd channels."""
 
@@ -104,6 +108,16 @@ class Replayable:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A connection that was found: what it is, and how to have it, which may take long."""
+
+    number: int
+    kind: ChannelKind | None
+    is_empty: bool
+    opened: Callable[[], ReplayConnection]
+
+
 @contextmanager
 def replayable(path: str, migration: int | None = None) -> Iterator[Replayable]:
     """Open what is to be replayed until the block ends.
@@ -121,22 +135,23 @@ def replayable(path: str, migration: int | None = None) -> Iterator[Replayable]:
             if path != "-" and Path(path).is_dir():
                 found, notes = _recorded(Path(path), stack)
             else:
-                source = stack.enter_context(open_source(path))
+                source = stack.enter_context(open_source(path, silent_s=SILENT_S))
                 channels = enumerate(source.channels, 1)
-                found = [_spooled(channel, number, stack) for number, channel in channels]
+                found = [_headed(channel, number, stack) for number, channel in channels]
                 notes = source.notes
+            chosen = _one_migration(path, found, migration)
+            for each in chosen:  # before any of it is put into a temporary file
+                _check(path, each)
+            connections = [each.opened() for each in chosen]
         except (RecordingError, SourceError) as error:
             raise ReplayError(str(error)) from error
         except OSError as error:
             raise ReplayError(f"{path}: cannot be read: {error.strerror}") from error
-        connections = _one_migration(path, found, migration)
-        for connection in connections:
-            _check(path, connection)
         notes += tuple(filter(None, map(_strange, connections)))
         yield Replayable(path, tuple(_gated(connections)), notes)
 
 
-def _recorded(folder: Path, stack: ExitStack) -> tuple[list[ReplayConnection], tuple[str, ...]]:
+def _recorded(folder: Path, stack: ExitStack) -> tuple[list[_Found], tuple[str, ...]]:
     """The connections of a recording, and what is to be known of it."""
     recording = Recording.open(folder)
     ends: dict[int, list[int]] = {number: [] for number in recording.connections}
@@ -150,7 +165,8 @@ def _recorded(folder: Path, stack: ExitStack) -> tuple[list[ReplayConnection], t
         path = recording.file(number, Direction.FORWARD) if size else Path(os.devnull)
         file = stack.enter_context(path.open("rb", buffering=0))
         arrivals = Arrivals(ends[number], times[number])
-        found.append(_connection(number, file, size, each.opened_at_s, arrivals))
+        connection = _connection(number, file, size, each.opened_at_s, arrivals)
+        found.append(_Found(number, connection.kind, not size, partial(_itself, connection)))
     open_at_end = [str(each.number) for each in recording.connections.values() if each.how is None]
     return found, (_cut(open_at_end),) if open_at_end else ()
 
@@ -172,28 +188,43 @@ def _strange(connection: ReplayConnection) -> str | None:
     return f"connection {connection.number} begins with {first.hex(' ')}, as no channel does"
 
 
+def _itself(connection: ReplayConnection) -> ReplayConnection:
+    return connection
+
+
+def _headed(channel: SourceChannel, number: int, stack: ExitStack) -> _Found:
+    """What the first bytes say; no more is read."""
+    first, channel = headed(channel)
+    kind = channel_of(first) if first else None
+    if first and kind is None and channel.total_bytes is None:
+        raise ReplayError(
+            f"{channel.name}: begins with {first.hex(' ')}, as no channel does; if it is to be "
+            "sent as it is, put it into a file that is not packed"
+        )
+    return _Found(number, kind, not first, partial(_spooled, channel, number, stack))
+
+
 def _spooled(channel: SourceChannel, number: int, stack: ExitStack) -> ReplayConnection:
     if channel.fd is not None and channel.total_bytes is not None:
         file = stack.enter_context(os.fdopen(os.dup(channel.fd), "rb", buffering=0))
         return _connection(number, file, channel.total_bytes, 0.0, Arrivals())
-    spool: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-    size = 0
+    what = "what is no plain file"
+    total = channel.total_bytes
+    spool = Spool(channel.name, what, stack, total_bytes=total, bytes_max=SPOOLED_BYTES_MAX)
     ends: list[int] = []
     times: list[float] = []
     for chunk in channel.chunks():
         if chunk.missing_bytes:
             raise ReplayError(
-                f"{channel.name}: {chunk.missing_bytes} bytes at offset {size:#x} are missing in "
-                "the capture: a stream with a hole cannot be replayed"
+                f"{channel.name}: {chunk.missing_bytes} bytes at offset {spool.size_bytes:#x} are "
+                "missing in the capture: a stream with a hole cannot be replayed"
             )
-        spool.write(chunk.data)
-        size += len(chunk.data)
-        if size > SPOOLED_BYTES_MAX:
-            raise ReplayError(f"{channel.name}: more than {SPOOLED_BYTES_MAX} bytes")
+        spool.add(chunk.data)
         if chunk.at_s is not None:
-            ends.append(size)
+            ends.append(spool.size_bytes)
             times.append(chunk.at_s)
-    return _connection(number, spool, size, times[0] if times else 0.0, Arrivals(ends, times))
+    began_at_s = times[0] if times else 0.0
+    return _connection(number, spool.file, spool.size_bytes, began_at_s, Arrivals(ends, times))
 
 
 def _connection(
@@ -203,9 +234,7 @@ def _connection(
     return ReplayConnection(number, kind, size_bytes, file, opened_at_s, arrivals)
 
 
-def _one_migration(
-    path: str, found: list[ReplayConnection], migration: int | None
-) -> list[ReplayConnection]:
+def _one_migration(path: str, found: list[_Found], migration: int | None) -> list[_Found]:
     """The connections of the migration that is meant: each main channel begins another."""
     begins = [at for at, each in enumerate(found) if each.kind is ChannelKind.MAIN] or [0]
     begins[0] = 0
@@ -219,14 +248,14 @@ def _one_migration(
         raise ReplayError(f"{path}: no migration {number}: there {_are(len(bounds))}")
     first, end = bounds[number - 1]
     chosen = found[first:end]
-    if not any(each.size_bytes for each in chosen):
+    if all(each.is_empty for each in chosen):
         raise ReplayError(f"{path}: holds not a byte that a source sent")
     if len(chosen) > CONNECTIONS_MAX:
         raise ReplayError(f"{path}: more than {CONNECTIONS_MAX} connections in one migration")
     return chosen
 
 
-def _check(path: str, connection: ReplayConnection) -> None:
+def _check(path: str, connection: _Found) -> None:
     if connection.kind is ChannelKind.TLS:
         raise ReplayError(
             f"{path}: connection {connection.number} is encrypted by TLS: nobody but the two who "
@@ -254,6 +283,14 @@ def _gated(connections: Sequence[ReplayConnection]) -> Iterator[ReplayConnection
             each.arrivals,
             after,
         )
+
+
+def longest_pause_s(connections: Sequence[ReplayConnection]) -> float:
+    """The longest time for which nothing came on any of these connections, before the last did."""
+    times = sorted(
+        chain.from_iterable((each.opened_at_s, *each.arrivals.at_s) for each in connections)
+    )
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
 
 def began_at_s(connections: Sequence[ReplayConnection]) -> float:

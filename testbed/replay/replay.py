@@ -23,12 +23,14 @@ from testbed.tasks import beside
 from testbed.wire import ChannelKind
 
 from .destination import LOOPBACK, Destination, Waiting, started
-from .recording import Replayable, ReplayConnection
+from .recording import Replayable, ReplayConnection, ReplayError, longest_pause_s
 from .source import Sender, Source
 from .survey import Survey, machine_arguments, place_of, survey
 from .verdict import Carried, Pages, Reaction
 
 CONNECT_WITHIN_S = 10.0
+PAUSE_S_MAX = 3600.0
+"""Of a recording whose times are kept. A source that pauses for an hour has another problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,15 @@ async def replay(recording: Replayable, plan: ReplayPlan, log: Log) -> Reaction:
     """Replay once, and say how the destination reacted; nothing of it is left afterwards.
 
     Raises:
-        ReplayError: the recording cannot be read any further.
+        ReplayError: the recording cannot be read any further, or pauses for longer than an hour.
         NobodyThere: nobody takes the connection.
         EndpointError: the destination cannot be started, or lacks what the recording needs.
     """
+    if plan.as_recorded and (pause_s := longest_pause_s(recording.connections)) > PAUSE_S_MAX:
+        raise ReplayError(
+            f"{recording.name}: for {pause_s:.6g} s nothing came in the recording, and no replay "
+            f"waits for more than {PAUSE_S_MAX:g} s: --speed fast"
+        )
     surveys = await asyncio.to_thread(survey, recording)
     try:
         async with _destination(recording, surveys, plan, log) as destination:

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from testbed.cli.commands import app
+from testbed.fault.plan import Side
+from testbed.proxy.recording import FolderRecorder
 
 ROOT = Path(__file__).parents[2]
 PRECOPY = ROOT / "tests" / "data" / "qemu7.2-precopy.c0.fwd.bin.xz"
@@ -71,6 +73,9 @@ def test_what_is_refused_fails_unless_that_was_expected(faults: Path) -> None:
         (["--model", "--json", "nosuch/it.json"], "nosuch/it.json: cannot be written"),
         (["--model", "--migration", "2"], "no migration 2: there is 1"),
         (["--model", "--within", "0"], "'--within'"),
+        (["--model", "--within", "nan"], "'--within': expected 0.1 to 86400 seconds, got nan"),
+        (["--model", "--within", "inf"], "'--within': expected 0.1 to 86400 seconds, got inf"),
+        (["--model", "--within", "1e300"], "'--within': expected 0.1 to 86400 seconds, got 1e+300"),
         (["--model", "--expect", "nothing"], "'--expect'"),
     ],
 )
@@ -116,6 +121,23 @@ def test_a_report_that_cannot_be_written_is_said_by_its_name() -> None:
     done = replay(PRECOPY, "--model", "--json", "/dev/full", *DEVICES)
     assert done.exit_code == 3
     assert done.stderr == "/dev/full: cannot be written: No space left on device\n"
+
+
+def test_a_recording_whose_times_nobody_waits_for_is_refused(tmp_path: Path) -> None:
+    ticks = iter([0.0, 1.0, 2.0, 7200.5, 7201.0])
+    recorder = FolderRecorder(tmp_path, pytest.fail, clock=lambda: next(ticks))
+    recorder.opened(1)
+    for data in (b"QEVM", bytes.fromhex("00000003")):
+        recorder.received(1, Side.SOURCE, data)
+    recorder.ended(1, "FIN")
+    recorder.close()
+    done = replay(tmp_path, "--model", "--speed", "as-recorded")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"{tmp_path}: for 7198.5 s nothing came in the recording, and no replay waits for more "
+        "than 3600 s: --speed fast\n",
+    )
+    assert replay(tmp_path, "--model").exit_code == 1  # and that it is refused for what it is
 
 
 def test_an_interrupted_replay_says_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from decode_helpers import PACKERS, Ends, channels_of, joined, pcap, pcapng
 from wire_helpers import precopy, recorded
 
-from testbed.decode import sources
+from testbed.decode import sources, spool
 from testbed.decode.channels import PIECE_BYTES, SourceError
 from testbed.decode.sources import open_source
 
@@ -233,18 +233,29 @@ def test_a_capture_is_known_by_its_first_bytes(write, kind, way, tmp_path):
             assert channels_of(pipe) == want
 
 
+def full_disk(buffering: int):
+    return open("/dev/full", "wb", buffering=buffering)
+
+
 def test_a_capture_that_does_not_fit_says_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full_disk)
     path = tmp_path / "x.pcap.xz"
     path.write_bytes(lzma.compress(pcap(Ends().whole(NOISE))))
     assert "temporary folder" in (what := refused(path))
     assert "No space left on device (TMPDIR names another folder)" in what
 
 
+def test_the_last_of_a_disk_is_left_to_others(monkeypatch):
+    monkeypatch.setattr(spool, "LEFT_BYTES_MIN", 1 << 60)
+    with piped(pcap(Ends().whole(STREAM))) as path:
+        assert "after 0 bytes there is room for 0 (and " in (what := refused(path))
+    assert what.startswith("FILE: a capture that is no plain file is kept in the temporary folder")
+
+
 def test_a_capture_through_a_pipe_is_bounded(monkeypatch):
     monkeypatch.setattr(sources, "SPOOLED_BYTES_MAX", 1000)
     with piped(pcap(Ends().whole(STREAM))) as path:
-        assert refused(path) == "FILE: a capture of more than 1000 bytes"
+        assert refused(path) == "FILE: a capture that is no plain file, of more than 1000 bytes"
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,8 @@ BAD = [
     (HEAD + '{"event": "opened", "at_s": 1, "connection": -1}\n', "cannot be -1"),
     (HEAD + '{"event": "other", "at_s": 1, "connection": 1}\n', "`other` is missing or unknown"),
     (HEAD + '{"event": "opened", "at_s": NaN, "connection": 1}\n', "`at_s` cannot be nan"),
+    (HEAD + '{"event": "opened", "at_s": 1e300, "connection": 1}\n', "`at_s` cannot be 1e+300"),
+    (HEAD + '{"event": "opened", "at_s": -1, "connection": 1}\n', "`at_s` cannot be -1.0"),
     (HEAD + f'{{"event": "opened", "at_s": {10**400}, "connection": 1}}\n', "too large"),
     (HEAD + f'{{"event": "opened", "at_s": {"9" * 4000}, "connection": 1}}\n', "not a line"),
     (HEAD + '{"event": [], "at_s": 1, "connection": 1}\n', "unhashable"),

@@ -1,14 +1,20 @@
 """What can be replayed, and how it is told that something cannot."""
 
 import lzma
+import os
 import socket
 import struct
+from contextlib import contextmanager
 
 import pytest
+from decode_helpers import Ends
+from decode_helpers import pcap as capture_of
 from replay_helpers import PRECOPY, recorded, recording
 
+from testbed.decode import spool
 from testbed.fault.plan import Side
 from testbed.proxy.recording import FolderRecorder
+from testbed.replay import recording as recording_module
 from testbed.replay.recording import Arrivals, ReplayError, replayable
 from testbed.replay.replay import needs
 from testbed.replay.survey import machine_arguments, place_of, survey
@@ -231,3 +237,61 @@ def test_a_packed_stream_through_a_pipe_is_the_same(tmp_path, monkeypatch) -> No
         monkeypatch.setattr("sys.stdin", file)
         with replayable("-") as found:
             assert found.connections[0].read(0, 9) == HEADER + b"x"
+
+
+@contextmanager
+def held_open(data: bytes):
+    """A path that is a pipe: some bytes are in it, and its writer neither goes on nor ends."""
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, data)
+    try:
+        yield f"/dev/fd/{read_fd}"
+    finally:
+        os.close(write_fd)
+        os.close(read_fd)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (bytes.fromhex("16030100a5") + bytes(50), "connection 1 is encrypted by TLS"),
+        (recorded("postcopy.c0", "ret")[:20], "a return path, what a destination sent"),
+        (b"no stream at all", "begins with 6e 6f 20 73"),
+    ],
+)
+def test_the_first_bytes_of_a_pipe_tell_before_all_of_it_is_kept(first, said) -> None:
+    with held_open(first) as path:
+        assert said in refusal(path)
+
+
+@pytest.mark.parametrize("first", [b"", HEADER])
+def test_a_pipe_that_falls_silent_is_not_waited_for_without_end(first, monkeypatch) -> None:
+    monkeypatch.setattr(recording_module, "SILENT_S", 0.05)
+    with held_open(first) as path:
+        assert refusal(path) == f"{path}: nothing came through the pipe for 0.05 s"
+
+
+def test_a_fifo_that_nobody_writes_into_is_not_waited_for_without_end(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(recording_module, "SILENT_S", 0.05)
+    os.mkfifo(tmp_path / "it")
+    assert "nothing came through the pipe for 0.05 s" in refusal(tmp_path / "it")
+
+
+def test_a_fifo_in_the_place_of_a_recordings_index_is_no_recording(tmp_path) -> None:
+    os.mkfifo(tmp_path / "recording.jsonl")
+    assert "not a recording: something else than a file is there" in refusal(tmp_path)
+
+
+def test_there_must_be_room_for_what_is_kept_meanwhile(monkeypatch) -> None:
+    monkeypatch.setattr(spool, "LEFT_BYTES_MIN", 1 << 60)
+    assert "what is no plain file is kept in the temporary folder" in (what := refusal(PRECOPY))
+    assert "there is room for 0 " in what
+
+
+def test_a_capture_asks_for_its_room_before_it_is_written(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "x.pcap"
+    path.write_bytes(capture_of(Ends().whole(HEADER + bytes(50))))
+    monkeypatch.setattr(spool, "LEFT_BYTES_MIN", 1 << 60)
+    assert "it has 58 bytes, there is room for 0 " in refusal(path)
