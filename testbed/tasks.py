@@ -95,32 +95,41 @@ async def together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 @asynccontextmanager
-async def beside(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Run coroutines beside a block; whichever still runs when it ends is cancelled.
-
-    An error in one of them cancels the block.
+async def owner() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose error is no group, so that callers can catch `EndpointError`.
 
     Raises:
-        Exception: the block's own error if it has one, else the first of a coroutine; not a group,
-            so that callers can catch `EndpointError`. The others are its notes.
+        Exception: the block's own error if it has one, else the first of a task; the others are
+            its notes.
     """
     own: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
             try:
-                yield tasks
+                yield group
             except Exception as error:
                 own = error
                 raise
-            finally:
-                for task in tasks:
-                    task.cancel()
     except BaseExceptionGroup as errors:
         failed = one_error(errors, own)
     else:
         return
     raise failed
+
+
+@asynccontextmanager
+async def beside(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Run coroutines beside a block; whichever still runs when it ends is cancelled.
+
+    An error in one of them cancels the block; which is raised `owner` says.
+    """
+    async with owner() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 class Hosted(Generic[T]):
@@ -150,35 +159,33 @@ class Hosted(Generic[T]):
 async def hosting() -> AsyncIterator[Callable[[AbstractAsyncContextManager[Any]], Hosted[Any]]]:
     """Host context managers side by side: they enter, and at the end leave, at the same time.
 
-    Yields the function that hosts one more. An error in one of them cancels the block.
-
-    Raises:
-        Exception: the block's own error if it has one, else the first of a context manager; the
-            others are its notes.
+    Yields the function that hosts one more. An error in one of them cancels the block; which is
+    raised `owner` says.
     """
     hosted: list[Hosted[Any]] = []
-    own: Exception | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
 
-            def host(manager: AbstractAsyncContextManager[Any]) -> Hosted[Any]:
-                hosted.append(Hosted(group, manager))
-                return hosted[-1]
+    async with owner() as group:
 
+        def host(manager: AbstractAsyncContextManager[Any]) -> Hosted[Any]:
+            hosted.append(Hosted(group, manager))
+            return hosted[-1]
+
+        own: Exception | None = None
+        try:
+            yield host
+        except Exception as error:
+            own = error
+            raise
+        finally:
             try:
-                yield host
-            except Exception as error:
-                own = error
-                raise
-            finally:
                 async with asyncio.TaskGroup() as leaving:
                     for each in hosted:
                         leaving.create_task(each.leave())
-    except BaseExceptionGroup as errors:
-        failed = one_error(errors, own)
-    else:
-        return
-    raise failed
+            except asyncio.CancelledError:
+                # One that fails while it is left cancels this, in place of the block's own error.
+                if own is None:
+                    raise
+                raise own from own.__cause__
 
 
 def one_error(group: BaseExceptionGroup[Any], own: BaseException | None = None) -> BaseException:

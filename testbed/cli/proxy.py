@@ -9,7 +9,15 @@ from pathlib import Path
 
 import click
 
-from .shared import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_LACKS, PATH, go_on_in_background, usage
+from .shared import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_LACKS,
+    EXIT_UNKNOWN,
+    PATH,
+    go_on_in_background,
+    usage,
+)
 
 
 @click.command("proxy")
@@ -55,7 +63,8 @@ def proxy_command(
     connections and waits for those that are open, the second one resets them.
 
     Exit status: 0 ended as asked, 1 --once and a fault never struck, 2 usage, 3 an address cannot
-    be had, 130 connections were reset by a second Ctrl-C.
+    be had, 4 an error of the testbed's own is in the log, 130 connections were reset by a second
+    Ctrl-C.
     """
     from testbed.report.watching import Watching
     from testbed.standalone.asked import (
@@ -103,4 +112,9 @@ def proxy_command(
     except ServiceError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_LACKS)
-    sys.exit({Outcome.UNFIRED: EXIT_FAILED, Outcome.RESET: EXIT_INTERRUPTED}.get(outcome, 0))
+    statuses = {
+        Outcome.UNFIRED: EXIT_FAILED,
+        Outcome.RESET: EXIT_INTERRUPTED,
+        Outcome.BROKEN: EXIT_UNKNOWN,
+    }
+    sys.exit(statuses.get(outcome, 0))

@@ -48,13 +48,19 @@ class AdoptedProxied(Proxied):
             self._proxy.retire()
             self._proxy.abort()
 
-    async def move(self, listen: str, upstream: str) -> None:
+    async def change(self, listen: str, upstream: str, *, enabled: bool) -> None:
         """Have it go on to another place; where it listens stays."""
-        if listen not in (self.listen, self.asked):
-            raise errors.not_ours(self.name, "listens where it was told to")
-        self._proxy.upstream = parse_address(upstream)
-        self._proxy.abort()
-        self.upstream = upstream
+        if not await self.is_at(listen, upstream):
+            if listen not in (self.listen, self.asked):
+                raise errors.not_ours(self.name, "listens where it was told to")
+            self._proxy.upstream = parse_address(upstream)
+            self._proxy.abort()
+            self.upstream = upstream
+        await (self.start() if enabled else self.stop())
+
+    async def restore(self) -> None:
+        """Have it listen again."""
+        await self.start()
 
     async def close(self) -> None:
         """Refuse: it is not ours."""

@@ -126,10 +126,10 @@ class Collection:
         return proxied
 
     async def update(self, proxied: Proxied, value: Any) -> Proxied:
-        """Change where it listens, where it goes on to, and if it is enabled.
+        """Change where it listens, where it goes on to, and if it is enabled; or nothing.
 
         Raises:
-            ApiError: 400, 500.
+            ApiError: 400, 409, 500.
         """
         fields = Fields(value)
         listen = fields.text("listen", proxied.listen) or ANYWHERE
@@ -137,12 +137,7 @@ class Collection:
         enabled = fields.flag("enabled", proxied.enabled)
         check_address(listen, "listen")
         check_address(upstream, "upstream")
-        if not await proxied.is_at(listen, upstream):
-            await proxied.move(listen, upstream)
-        if enabled:
-            await proxied.start()
-        else:
-            await proxied.stop()
+        await proxied.change(listen, upstream, enabled=enabled)
         return proxied
 
     async def delete(self, name: str) -> None:
@@ -192,7 +187,11 @@ class Collection:
         for wanted in all_wanted:
             known = before.get(wanted.name)
             same = known is not None and await known.is_at(wanted.listen, wanted.upstream)
-            after[wanted.name] = known if known is not None and same else self._made(wanted)
+            if known is not None and same:
+                known.check_toxics(wanted.toxics)
+                after[wanted.name] = known
+            else:
+                after[wanted.name] = self._made(wanted)
         replaced = [one for name, one in before.items() if after[name] is not one]
         were_enabled = {name for name, one in before.items() if one.enabled}
         try:
@@ -226,10 +225,7 @@ class Collection:
             if name not in were_enabled:
                 await one.stop()
                 continue
-            try:
-                await one.start()
-            except errors.ApiError as error:  # somebody else has its port now
-                self._log.write("control", "proxy-not-restored", proxy=name, error=error.message)
+            await one.restore()
 
     def _made(self, wanted: Wanted) -> Proxied:
         proxied = OwnProxied(

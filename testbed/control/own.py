@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import UNIX, Address, parse_address
+from testbed.proxy.address import HERE, UNIX, Address, TcpAddress, parse_address, resolve
 from testbed.proxy.connection import Connection
+from testbed.proxy.listener import bound
 
 from . import errors
 from .hosted import Hosted
@@ -68,7 +70,7 @@ class OwnProxied(Proxied):
             self._came,
         )
         try:
-            self._hosted, self._proxy = await Hosted.enter(self._group, opened)
+            self._hosted, self._proxy = await Hosted.enter(self._group, opened, self._broke)
         except OSError as error:
             raise errors.failed(_not_listening(self.listen, error)) from error
         self.listen = str(self._proxy.address)
@@ -79,11 +81,71 @@ class OwnProxied(Proxied):
         if hosted is not None:
             await hosted.leave()
 
-    async def move(self, listen: str, upstream: str) -> None:
-        """End it, and have other addresses."""
+    async def change(self, listen: str, upstream: str, *, enabled: bool) -> None:
+        """Have other addresses; what cannot be listened on is refused while it runs on.
+
+        Where only the way on is another, it listens all the time, and what is open is reset.
+        """
+        if await self.is_at(listen, upstream):
+            await (self.start() if enabled else self.stop())
+            return
+        listens_there = await self.listens_at(listen)
+        if self._proxy is not None and enabled and listens_there:
+            self._proxy.upstream = parse_address(upstream)
+            self._proxy.abort()
+            self.upstream = upstream
+            return
+        before, was_enabled = (self.listen, self.asked, self.upstream), self.enabled
+        if enabled and was_enabled:
+            await self._try_out(listen)
         await self.stop()
         self.listen = self.asked = listen
         self.upstream = upstream
+        if not enabled:
+            return
+        try:
+            await self.start()
+        except BaseException:
+            self.listen, self.asked, self.upstream = before
+            if was_enabled:
+                await self.restore()
+            raise
+
+    async def restore(self) -> None:
+        """Start it where it was; if that cannot be any more, the log says so."""
+        try:
+            await self.start()
+        except errors.ApiError as error:  # somebody else has its port now
+            self._log.write("control", "proxy-not-restored", proxy=self.name, error=error.message)
+
+    async def _try_out(self, listen: str) -> None:
+        """Find out if it could listen there, while it still does elsewhere.
+
+        Raises:
+            ApiError: 500, it could not.
+        """
+        address, own = parse_address(listen), parse_address(self.listen)
+        if isinstance(address, TcpAddress) and isinstance(own, TcpAddress):
+            if address.port == own.port:
+                return  # it may be in its own way
+        try:
+            (family, place), *_ = await resolve(address, listen=True)
+            opened, remove = bound(HERE, family, place)
+        except OSError as error:
+            raise errors.failed(_not_listening(listen, error)) from error
+        opened.close()
+        remove()
+
+    def _broke(self, error: Exception) -> None:
+        """It has ended by an error of ours: the other proxies go on."""
+        self._hosted = self._proxy = None
+        self._log.write(
+            "control",
+            "proxy-broke",
+            proxy=self.name,
+            error=repr(error),
+            traceback="".join(traceback.format_exception(error)),
+        )
 
     async def close(self) -> None:
         """End it."""

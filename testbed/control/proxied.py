@@ -85,12 +85,16 @@ class Proxied(ABC):
         """Stop listening, and reset all connections; nothing if it does not listen."""
 
     @abstractmethod
-    async def move(self, listen: str, upstream: str) -> None:
-        """Stop, and have other addresses from the next start on.
+    async def change(self, listen: str, upstream: str, *, enabled: bool) -> None:
+        """Have these addresses, and listen or not. What is refused changes nothing.
 
         Raises:
-            ApiError: 409, it may not.
+            ApiError: 409, it may not be elsewhere; 500, with the operating system's words.
         """
+
+    @abstractmethod
+    async def restore(self) -> None:
+        """Listen again after a change that failed; the log says if that cannot be."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -110,8 +114,14 @@ class Proxied(ABC):
         Raises:
             ApiError: 500, a name cannot be resolved.
         """
-        if upstream != self.upstream:
-            return False
+        return upstream == self.upstream and await self.listens_at(listen)
+
+    async def listens_at(self, listen: str) -> bool:
+        """True if that is where it listens, by whatever name.
+
+        Raises:
+            ApiError: 500, a name cannot be resolved.
+        """
         if listen in (self.listen, self.asked):
             return True
         return not set(await _places(listen)).isdisjoint(await _places(self.listen))
@@ -182,8 +192,22 @@ class Proxied(ABC):
             touched.drawn.pop(name, None)
         self._changed(toxic)
 
+    def check_toxics(self, toxics: Iterable[Toxic]) -> None:
+        """See if it could have these, and no others.
+
+        Raises:
+            ApiError: 409, two have one name, a name is taken, or there are too many.
+        """
+        names = {fault.name for fault in self._faults}
+        for number, toxic in enumerate(toxics):
+            if toxic.name in names:
+                raise errors.toxic_exists()
+            if number >= TOXICS_MAX:
+                raise errors.too_many("toxics", TOXICS_MAX)
+            names.add(toxic.name)
+
     def set_toxics(self, toxics: Iterable[Toxic]) -> None:
-        """Have these, and no others."""
+        """Have these, and no others; see `check_toxics`."""
         for toxic in tuple(self.toxics):
             self.remove(toxic.name)
         for toxic in toxics:

@@ -7,8 +7,8 @@ import ipaddress
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from aiohttp import web
 
@@ -16,8 +16,9 @@ from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault
 from testbed.log import Log
 from testbed.proxy import Proxy
-from testbed.proxy.address import Address, TcpAddress, UnixAddress, of_socket, resolve
-from testbed.proxy.listener import remove_stale
+from testbed.proxy.address import HERE, Address, TcpAddress, of_socket, resolve
+from testbed.proxy.listener import bound
+from testbed.tasks import owner
 
 from .adopted import AdoptedProxied
 from .api import Api
@@ -102,23 +103,20 @@ async def serve(
         OSError: the address cannot be listened on.
     """
     seed = random.randrange(SEED_MAX) if seed is None else seed  # noqa: S311
-    with await _listen(address, public=public) as opened:
+    opened, remove = await _listen(address, public=public)
+    with opened:
         listens_at = of_socket(opened)
         log.write("control", "control-started", address=str(listens_at), seed=seed)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with owner() as group:
                 collection = Collection(group, log, seed, _opens)
                 try:
                     async with _answering(opened, collection, log, _known(address, hosts)):
                         yield Control(listens_at, seed, log, collection)
                 finally:
                     await collection.end()
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
         finally:
-            if isinstance(listens_at, UnixAddress):
-                with suppress(OSError):  # somebody has removed it
-                    os.unlink(listens_at.path)
+            remove()
 
 
 def _opens(
@@ -132,6 +130,7 @@ def _opens(
         on_connection=came,
         finds_attempts=True,
         silent_after_s=SILENT_AFTER_S,
+        isolates=True,
     )
 
 
@@ -175,26 +174,22 @@ async def _answering(
         await runner.cleanup()
 
 
-async def _listen(address: Address, *, public: bool) -> socket.socket:
+async def _listen(address: Address, *, public: bool) -> tuple[socket.socket, Callable[[], None]]:
     family, place = (await resolve(address, listen=True))[0]
     if not (public or isinstance(place, str) or ipaddress.ip_address(place[0] or "::").is_loopback):
         raise ControlError(
             f"{address}: other hosts can reach the control server there, and it trusts whoever "
             "does: use 127.0.0.1 or unix:PATH, or say that it shall be public"
         )
-    opened = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if isinstance(place, str):
-            remove_stale(place)
-        else:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(place)
-        if isinstance(place, str):
+    opened, remove = bound(HERE, family, place)
+    if isinstance(place, str):
+        try:
             os.chmod(place, 0o600)  # before anybody can connect: it does not listen yet
-    except BaseException:
-        opened.close()
-        raise
-    return opened
+        except BaseException:
+            opened.close()
+            remove()
+            raise
+    return opened, remove
 
 
 def _known(address: Address, hosts: Iterable[str]) -> Iterable[str] | None:

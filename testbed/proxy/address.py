@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,6 +14,11 @@ PORT_MAX = 65535
 UNIX = "unix:"
 UNIX_BYTES_MAX = 107
 """Of a path, in bytes; Linux, unix(7)."""
+HOST_CHARACTERS_MAX = 255
+"""Of a name (RFC 1035); a scoped IPv6 address is shorter."""
+PORT = re.compile(r"[0-9]{1,5}")
+SHOWN_MAX = 120
+"""Characters of a text that is no address, in the message that says so."""
 
 
 class TcpAddress(NamedTuple):
@@ -27,12 +33,12 @@ class TcpAddress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A socket in the file system."""
+    """A socket in the file system; as text, what is not UTF-8 in its path is escaped."""
 
     path: str
 
     def __str__(self) -> str:
-        return f"{UNIX}{self.path}"
+        return f"{UNIX}{os.fsencode(self.path).decode(errors='backslashreplace')}"
 
 
 Address = TcpAddress | UnixAddress
@@ -57,13 +63,15 @@ HERE: OpensSockets = socket
 def parse_address(text: str) -> Address:
     """Read an address as people write it.
 
+    What comes out can be handed to any system call: it has no NUL, and it can be encoded.
+
     Raises:
         AddressError: it is none.
     """
     if text.startswith(UNIX):
         path = text[len(UNIX) :]
-        if not 0 < len(path.encode()) <= UNIX_BYTES_MAX:
-            raise _wrong(text, f"a path of 1 to {UNIX_BYTES_MAX} bytes after {UNIX!r}")
+        if not _is_path(path):
+            raise _wrong(text, f"a path of 1 to {UNIX_BYTES_MAX} bytes without NUL after {UNIX!r}")
         return UnixAddress(path)
     host, colon, port = text.rpartition(":")
     if not colon:
@@ -72,9 +80,20 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise _wrong(text, "an IPv6 address in brackets, as in [::1]:4444")
-    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+    if len(host) > HOST_CHARACTERS_MAX or not host.isprintable():
+        raise _wrong(text, f"a host of at most {HOST_CHARACTERS_MAX} printable characters")
+    if not PORT.fullmatch(port) or int(port) > PORT_MAX:
         raise _wrong(text, f"a port of 0 to {PORT_MAX} after the last colon")
     return TcpAddress(host, int(port))
+
+
+def _is_path(path: str) -> bool:
+    """True if a socket can have the path. Bytes that are no UTF-8 are surrogates in it."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(encoded) <= UNIX_BYTES_MAX and b"\0" not in encoded
 
 
 async def resolve(address: Address, *, listen: bool = False) -> list[tuple[int, Sockaddr]]:
@@ -98,7 +117,7 @@ async def resolve(address: Address, *, listen: bool = False) -> list[tuple[int, 
         found = await asyncio.get_running_loop().getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE if listen else 0
         )
-    except UnicodeError:  # a label that no name can have
+    except ValueError:  # a label that no name can have (UnicodeError), or a character
         raise OSError(f"{host!r} cannot be a host name") from None
     return [(family, (str(place[0]), *place[1:])) for family, _, _, _, place in found]
 
@@ -160,4 +179,5 @@ def peer_of(opened: socket.socket) -> str | None:
 
 
 def _wrong(text: str, expected: str) -> AddressError:
-    return AddressError(f"not an address: {text!r}: expected {expected}")
+    shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+    return AddressError(f"not an address: {shown!r}: expected {expected}")

@@ -83,6 +83,7 @@ class Connection:
         self.ended_by: tuple[str, str] | None = None
         self._settling = False
         self._early: list[Command] = []  # of faults, before it had both sides
+        self.goes_onward = False  # or has gone
         self.news = asyncio.Event()
         """Something has changed at a side; until `run`."""
         source.heard = self._woken
@@ -217,9 +218,11 @@ class Connection:
             if self._over.done():
                 return
             try:
-                if events & WRITABLE and (back.blocked or outlet.keeps):
+                if events & WRITABLE and (back.blocked or pump.blocked or outlet.keeps):
                     outlet.move()
                     back.turn()
+                    if pump.blocked:  # by what it sends back
+                        pump.turn()
                 if events & READABLE:
                     pump.turn()
             except Exception as error:  # noqa: BLE001 it is raised where the connection is run
@@ -245,7 +248,7 @@ class Connection:
             self._over.set_exception(error)
 
     def sender_ended(self, sender: Side, how: str) -> None:
-        """That side has ended, by `FIN` or `RST`."""
+        """That side has ended, by `FIN`, `RST` or an error such as `ETIMEDOUT`."""
         self.ended_by = self.ended_by or (sender.value, how)
 
     def turned(self) -> None:

@@ -58,7 +58,7 @@ async def is_let_in(
     if not (source.gone or source.reset_seen or has_ended()):
         return True
     if not source.gone:
-        connection.sender_ended(Side.SOURCE, "RST" if source.reset_seen else "FIN")
+        connection.sender_ended(Side.SOURCE, source.how if source.reset_seen else "FIN")
         tell_stray(log, connection, b"", NOTHING_FIRST)
     return False
 

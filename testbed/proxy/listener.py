@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from testbed.log import Log
 
@@ -45,6 +46,7 @@ class Listener:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._remove: Callable[[], None] = _nothing_to_remove
         self._socket = self._bound()
         self._listens = False
         self._is_short = False  # of descriptors, and it has been told
@@ -104,19 +106,7 @@ class Listener:
             given = self._given.dup()
             given.setblocking(False)
             return given
-        opened = self._namespace.socket(self._family, socket.SOCK_STREAM)
-        try:
-            opened.setblocking(False)
-            if self._family == socket.AF_INET6 and self._place[0] == "":
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            if isinstance(self._place, str):
-                remove_stale(self._place)
-            else:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(self._place)
-        except BaseException:
-            opened.close()
-            raise
+        opened, self._remove = bound(self._namespace, self._family, self._place)
         return opened
 
     def _close(self) -> None:
@@ -125,9 +115,7 @@ class Listener:
             self._loop.remove_reader(self._socket)
             self._listens = False
         self._socket.close()
-        if isinstance(self._place, str) and self._given is None:
-            with suppress(OSError):
-                os.unlink(self._place)
+        self._remove()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -167,13 +155,73 @@ def error_text(error: OSError) -> str:
     return f"{errno.errorcode.get(error.errno, error.errno)} {os.strerror(error.errno)}"
 
 
+def bound(
+    namespace: OpensSockets, family: int, place: Sockaddr
+) -> tuple[socket.socket, Callable[[], None]]:
+    """Return a non-blocking socket that is bound to an address, and what removes its file.
+
+    The file of a Unix socket is removed only while it is the one that was made here.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    opened = namespace.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        if family == socket.AF_INET6 and place[0] == "":
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if not isinstance(place, str):
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(place)
+            return opened, _nothing_to_remove
+        remove_stale(place)
+        opened.bind(place)
+        return opened, partial(_remove, place, _file_of(place))
+    except BaseException:
+        opened.close()
+        raise
+
+
 def remove_stale(path: str) -> None:
     """Remove a socket that a process left behind that is gone; never one that is in use."""
     with suppress(OSError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not is_in_use(path):
+            os.unlink(path)
+
+
+def is_in_use(path: str) -> bool:
+    """True if a socket is bound to a path, in whatever network namespace. It does not notice.
+
+    A QEMU that waits there would take a mere connection for its migration, and end. A datagram
+    socket makes none: the kernel looks up who is bound to the file, and answers EPROTOTYPE if that
+    is a stream socket, before anything reaches it; and ECONNREFUSED if nobody is (`unix_find_bsd`
+    in Linux `net/unix/af_unix.c`). /proc/net/unix would tell less: it has the path as whoever bound
+    it wrote it, and the sockets of one network namespace.
+
+    Raises:
+        OSError: there is no such file, or it may not be written to.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asks:
+        try:
+            asks.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    return True
+
+
+def _file_of(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _remove(path: str, file: tuple[int, int]) -> None:
+    with suppress(OSError):  # somebody has removed it
+        if _file_of(path) == file:
+            os.unlink(path)
+
+
+def _nothing_to_remove() -> None:
+    """Nothing was made in the file system."""

@@ -10,6 +10,10 @@ from typing import assert_never
 from .shaping import Close, Fin, Line, Passing, Reset, Stage, Write
 from .side import SideSocket
 
+ADDED_BYTES_MAX = 1 << 20
+"""Kept at most, of what a fault sends back to the sender, before the sender is not read any more. A
+message of the return path is some bytes; the largest, RECV_BITMAP, 256 KiB for 8 GiB of guest."""
+
 
 class Outlet:
     """The way toward one side, behind a line of rate and time.
@@ -42,6 +46,7 @@ class Outlet:
         self._over = over
         self._loop = asyncio.get_running_loop()
         self._kept: deque[Passing] = deque()  # due, and the socket is full
+        self._added_bytes = 0  # since nothing was kept
         self._stalled_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._come_back = guarded(self._time_has_come)
@@ -74,6 +79,14 @@ class Outlet:
         return False
 
     @property
+    def is_full(self) -> bool:
+        """It keeps as much as it may of what others add to it: see `add`."""
+        if not self._kept:
+            self._added_bytes = 0
+        held_max = self._held_max() + ADDED_BYTES_MAX
+        return self._added_bytes > ADDED_BYTES_MAX or self.line.held_bytes > held_max
+
+    @property
     def is_blocked(self) -> bool:
         """No more may be given to it now; its socket, or `moved`, tells when that changes."""
         if self.is_clear or self.is_dark or self.side.gone:
@@ -95,6 +108,18 @@ class Outlet:
             self.line.push(self._loop.time(), bytes(data))
         self.move()
 
+    def add(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Write, or keep behind what is kept already; may be called while it is blocked.
+
+        The parts must stay as they are.
+        """
+        if self.line.is_clear and (self._kept or self.is_stalled):
+            if not self.is_dark and self.side.takes:
+                self._kept.extend(Write(memoryview(part)) for part in parts)
+                self._added_bytes += sum(map(len, parts))
+        else:
+            self.write(parts)
+
     def finish(self) -> None:
         """FIN, after all that was given to it."""
         if self.is_dark or not self.side.takes:
@@ -102,7 +127,7 @@ class Outlet:
         if not self.line.is_clear:
             self.line.finish(self._loop.time())
             self.move()
-        elif self._kept:
+        elif self._kept or self.is_stalled:
             self._kept.append(Fin())
         else:
             self.side.finish()

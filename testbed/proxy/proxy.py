@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
@@ -35,7 +36,9 @@ from .side import SideSocket, set_to_reset
 from .stray import FIRST, LATER, NOTHING_AT_ALL
 
 CONNECTIONS_MAX = 256
-"""Open at one time; a source opens three and as many as it has multifd channels."""
+"""Open at one time; a source opens three and as many as it has multifd channels. For one more the
+eldest that has said nothing makes room."""
+MAIN_CHANNELS = frozenset({ChannelKind.MAIN, ChannelKind.RECOVERY, ChannelKind.TLS})
 SURPLUS_EVERY_S = 1.0
 """Connections beyond that are told no more often."""
 HELD_BYTES_MAX = 48 << 20
@@ -64,6 +67,7 @@ class Proxy:
         peeks: bool,
         silent_after_s: float | None,
         connect: Callable[[], Awaitable[socket.socket]] | None,
+        isolates: bool,
     ) -> None:
         self.upstream = upstream
         self.engine = engine
@@ -77,6 +81,7 @@ class Proxy:
         self._peeks = peeks
         self._silent_after_s = silent_after_s
         self._open = connect
+        self._isolates = isolates
         self._is_shut = False  # whatever faults say
         self._around = Surroundings(
             log=log,
@@ -87,7 +92,7 @@ class Proxy:
         )
         self._opened = 0
         self._live: dict[int, Connection] = {}  # by number, in order
-        self._surplus = 0
+        self._surplus = self._evicted = 0
         self._surplus_told_at = -SURPLUS_EVERY_S
         self._group: asyncio.TaskGroup
         self._serving = asyncio.Event()
@@ -111,6 +116,7 @@ class Proxy:
         finds_attempts: bool = False,
         peeks: bool = True,
         silent_after_s: float | None = None,
+        isolates: bool = False,
     ) -> AsyncIterator[Proxy]:
         """Listen until the block ends; what is still open then is reset.
 
@@ -131,6 +137,8 @@ class Proxy:
                 nobody tells what it is, because its server may speak first (NBD).
             silent_after_s: a connection that has said nothing for so long goes onward all the same,
                 as its server may speak first; None: it is reset in the end.
+            isolates: an error of ours on one connection resets that one, and is told
+                (`connection-broke`); else it ends the proxy, and whoever started it.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -155,6 +163,7 @@ class Proxy:
                 peeks=peeks,
                 silent_after_s=silent_after_s,
                 connect=connect,
+                isolates=isolates,
             )
             with closing(proxy._means.pipes):
                 async with beside(proxy._serve()):
@@ -244,7 +253,7 @@ class Proxy:
             await asyncio.get_running_loop().create_future()  # until it is cancelled
 
     def _accepted(self, opened: socket.socket) -> None:
-        if len(self._live) >= CONNECTIONS_MAX:
+        if len(self._live) >= CONNECTIONS_MAX and not self._has_evicted():
             self._reset_surplus(opened)
             return
         self._opened += 1
@@ -261,17 +270,44 @@ class Proxy:
         self._group.create_task(self._connection(connection, self._admission, peer_of(opened)))
         self._await_next()
 
+    def _has_evicted(self) -> bool:
+        """Reset the eldest connection from which nothing has come, to make room; false: none is.
+
+        First one that has not gone onward. One that has may be a migration's channel that has no
+        work yet (preempt), so it must not go while a main channel is there.
+        """
+        silent = [each for each in self._live.values() if self._is_silent(each)]
+        waiting = [each for each in silent if not each.goes_onward]
+        if not waiting and any(each.channel in MAIN_CHANNELS for each in self._live.values()):
+            return False
+        for connection in (waiting or silent)[:1]:
+            connection.abort()
+            self._evicted += 1
+            self._tell_surplus()
+            return True
+        return False
+
+    @staticmethod
+    def _is_silent(connection: Connection) -> bool:
+        """True if its source has not sent a byte, nor its end."""
+        source = connection.source
+        received = connection.received_bytes[Side.SOURCE]
+        return not (source.gone or received) and source.peek(1) is None
+
     def _reset_surplus(self, opened: socket.socket) -> None:
         """There are too many: reset it, and tell so now and then."""
         set_to_reset(opened)
         opened.close()
         self._surplus += 1
+        self._tell_surplus()
+
+    def _tell_surplus(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._surplus_told_at >= SURPLUS_EVERY_S:
             self._surplus_told_at = now
-            facts = {"open": len(self._live), "reset": self._surplus}
+            facts = {"open": len(self._live), "reset": self._surplus, "evicted": self._evicted}
             self._log.write("proxy", "connections-surplus", **facts)
-            self._surplus = 0
+            self._surplus = self._evicted = 0
 
     async def _connection(
         self, connection: Connection, admission: Admission, peer: str | None
@@ -289,6 +325,17 @@ class Proxy:
                 connection, admission
             ):
                 await self._relay(connection, admission)
+        except Exception as error:
+            if not self._isolates:
+                raise
+            connection.abort()
+            self._log.write(
+                "proxy",
+                "connection-broke",
+                connection=number,
+                error=repr(error),
+                traceback=traceback.format_exc(),
+            )
         finally:
             connection.close()
             del self._live[number]
@@ -322,7 +369,8 @@ class Proxy:
                     await connection.until(lambda: source.gone, for_s)
                 case Tarpit():
                     await connection.until(lambda: source.gone or source.is_broken)
-                    connection.ended_by = connection.ended_by or ("source", "RST")
+                    source.learn_how()
+                    connection.sender_ended(Side.SOURCE, source.how)
                 case _:
                     connection.carry_out([command])
         return not (source.gone or source.is_broken)
@@ -330,6 +378,7 @@ class Proxy:
     async def _relay(self, connection: Connection, admission: Admission) -> None:
         """Connect it onward, find out what it is, and pump until it is over."""
         admission.goes(connection.number)
+        connection.goes_onward = True
         destination = None
         if (opened := await self._connect(connection.number)) is not None:
             destination = SideSocket(opened, self._poller)

@@ -62,7 +62,7 @@ class Host(Protocol):
         """Carry out a command that sends nothing."""
 
     def sender_ended(self, sender: Side, how: str) -> None:
-        """That side has ended, by `FIN` or `RST`."""
+        """That side has ended, by `FIN`, `RST` or an error such as `ETIMEDOUT`."""
 
     def turned(self) -> None:
         """A pump had its turn."""
@@ -244,7 +244,7 @@ class Pump:
         self.ended = True
         if self._side.reset_seen:
             self._reset = True
-            self._host.sender_ended(self._sender, "RST")
+            self._host.sender_ended(self._sender, self._side.how)
             self._end(self._relay.was_reset(self._sender))
         else:
             self._host.sender_ended(self._sender, "FIN")
@@ -270,7 +270,8 @@ class Pump:
             command = self._queue[0]
             if isinstance(command, Send | HalfClose):
                 outlet = self._host.outlets[command.toward]
-                if outlet.is_blocked:
+                # What goes back to the sender must not wait for it to read: the way on is free.
+                if outlet.is_blocked if outlet is self._outlet else outlet.is_full:
                     return False
                 if isinstance(command, HalfClose):
                     self._queue.popleft()
@@ -286,14 +287,18 @@ class Pump:
     def _send(self, outlet: Outlet, toward: Side) -> None:
         """Write at once what goes to the same side in a row."""
         parts: list[bytes | memoryview] = []
+        is_onward = outlet is self._outlet
         while self._queue and len(parts) < PIECES_MAX:
             command = self._queue[0]
             if not isinstance(command, Send) or command.toward is not toward:
                 break
             self._queue.popleft()
             # Only the sender's windows wait for this outlet: what goes back is kept by itself.
-            parts.append(command.data if outlet is self._outlet else bytes(command.data))
-        outlet.write(parts)
+            parts.append(command.data if is_onward else bytes(command.data))
+        if is_onward:
+            outlet.write(parts)
+        else:
+            outlet.add(parts)
 
     def _empty(self, pipe: Pipe) -> bool:
         """Have the socket take what is in the pipe; false if it has not taken all."""

@@ -68,7 +68,7 @@ class Recorder(Protocol):
         """Bytes of a connection came from that side; `data` is valid until this returns."""
 
     def ended(self, number: int, how: str) -> None:
-        """The connection is over: `FIN` or `RST`."""
+        """The connection is over: `FIN`, `RST`, or an error such as `ETIMEDOUT`."""
 
 
 class RecordingError(Exception):

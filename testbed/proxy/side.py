@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -15,6 +16,10 @@ NOTHING = b""
 DRAIN_BYTES, DRAINS_MAX = 64 << 10, 64
 PIECES_MAX = 64
 """Written at once; the kernel takes 1024 (`IOV_MAX`)."""
+
+RESETS = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""What RST is told as: the second one where it met a write before. A peer whose host is gone is
+told as ETIMEDOUT, EHOSTUNREACH or the like, and sent nothing."""
 
 Heard = Callable[[int], None]
 
@@ -37,7 +42,8 @@ class SideSocket:
         self.heard: Heard = _nobody
         self.gone = False  # closed or reset by us
         self.finished = False  # we sent FIN
-        self.reset_seen = False  # the peer reset it
+        self.reset_seen = False  # the peer reset it, or is out of reach
+        self.how = "RST"  # what `reset_seen` was: the error's name if it was no reset
         self.was_heard = False  # it has sent something, or ended
         self.is_broken = False  # both ways are over, says the kernel
         self.end_seen = False  # the peer sends nothing after what is there
@@ -74,8 +80,8 @@ class SideSocket:
             return self._socket.recv(count, flags)
         except BlockingIOError:
             return NOTHING if self.reset_seen else None
-        except OSError:
-            self.reset_seen = True
+        except OSError as error:
+            self._lost(error)
             return NOTHING
 
     def read_into(self, room: memoryview) -> int | None:
@@ -86,8 +92,8 @@ class SideSocket:
             return self._socket.recv_into(room)
         except BlockingIOError:
             return 0 if self.reset_seen else None
-        except OSError:
-            self.reset_seen = True
+        except OSError as error:
+            self._lost(error)
             return 0
 
     def write(self, parts: Sequence[bytes | memoryview]) -> int:
@@ -100,8 +106,8 @@ class SideSocket:
                 return self._socket.sendmsg(parts)
             except BlockingIOError:
                 return 0
-            except OSError:
-                self.reset_seen = True
+            except OSError as error:
+                self._lost(error)
         return sum(len(part) for part in parts)
 
     def splice_to(self, pipe: int, count: int) -> int | None:
@@ -112,8 +118,8 @@ class SideSocket:
             return os.splice(self.fd, pipe, count, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
         except BlockingIOError:
             return 0 if self.reset_seen else None
-        except OSError:
-            self.reset_seen = True
+        except OSError as error:
+            self._lost(error)
             return 0
 
     def splice_from(self, pipe: int, count: int) -> int:
@@ -125,9 +131,22 @@ class SideSocket:
             return os.splice(pipe, self.fd, count, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
         except BlockingIOError:
             return 0
-        except OSError:
-            self.reset_seen = True
+        except OSError as error:
+            self._lost(error)
             return 0
+
+    def _lost(self, error: OSError) -> None:
+        """The connection is no more: the peer reset it, or cannot be reached any more."""
+        if not self.reset_seen and error.errno not in RESETS:
+            self.how = errno.errorcode.get(error.errno or 0, str(error))
+        self.reset_seen = True
+
+    def learn_how(self) -> None:
+        """Ask the kernel why the connection is broken, without reading what came before."""
+        if not self.gone and (
+            number := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        ):
+            self._lost(OSError(number, os.strerror(number)))
 
     def finish(self) -> None:
         """FIN after what was written; the peer may go on sending."""

@@ -104,8 +104,15 @@ TELLERS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "listening": lambda facts: f"listening on {facts['address']}, going on to {facts['upstream']}",
     "accept-paused": lambda facts: f"no connection can be taken for now: {facts['error']}",
     "connections-surplus": lambda facts: (
-        f"too many connections, {facts['open']} are open: {facts['reset']} were reset"
+        f"too many connections, {facts['open']} are open: {facts['reset']} were reset, and "
+        f"{facts['evicted']} that had said nothing made room"
     ),
+    "connection-broke": lambda facts: (
+        f"{_on(facts)} is reset by an error of the testbed's own: {facts['error']}"
+    ),
+    "broke": lambda facts: f"an error of the testbed's own: {facts['error']}",
+    "proxy-broke": lambda facts: f"it ends by an error of the testbed's own: {facts['error']}",
+    "proxy-not-restored": lambda facts: f"it is not as it was: {facts['error']}",
     "stray-connection": lambda facts: (
         f"{_on(facts)} is not a migration's: {facts['what']}; {facts['meaning']}"
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
     AsyncExitStack,
     ExitStack,
@@ -15,7 +16,7 @@ from contextlib import (
 )
 from enum import Enum, auto
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from testbed.fault.engine import FaultEngine
 from testbed.log import Event, Log
@@ -24,7 +25,7 @@ from testbed.proxy.address import Address, leads_to, resolve
 from testbed.proxy.listener import error_text
 from testbed.proxy.migrations import Began, Ended, Migration
 from testbed.proxy.recording import FolderRecorder, RecordingError
-from testbed.tasks import beside
+from testbed.tasks import beside, callback_error
 
 from .asked import AskedError, Settings, Way
 from .picture import Picture
@@ -34,6 +35,8 @@ from .writer import Writer
 DRAW_EVERY_S = 0.25
 PROXY, NBD = "proxy", "nbd"
 """Who writes into the log: the migration's proxy, and the one for storage."""
+BREAKS = frozenset({"broke", "connection-broke", "proxy-broke", "request-failed"})
+"""Kinds of events that tell of an error of the testbed's own."""
 CONTROLLED = "migration"
 """The name of the migration's proxy in Toxiproxy's API."""
 
@@ -53,6 +56,8 @@ class Outcome(Enum):
     """It was asked to end, and nothing was open any more."""
     RESET = auto()
     """It was asked twice: what was open is reset."""
+    BROKEN = auto()
+    """However it ended, an error of the testbed's own is in the log."""
 
 
 class Watcher(Protocol):
@@ -154,6 +159,8 @@ class Service:
         self._over: asyncio.Future[Outcome]
         self._sampler: Sampler
         self._stopping = False
+        self._broke = False
+        self._is_telling = False  # of an error
         self._attempt = 1  # of the engine's, that the migration is
 
     async def run(self) -> Outcome:
@@ -164,6 +171,7 @@ class Service:
             ServiceError: an address cannot be had, or a name not be resolved.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         self._over = loop.create_future()
         self._log.listen(self._happened)
         async with AsyncExitStack() as stack:
@@ -185,12 +193,31 @@ class Service:
                 await self._start_control(stack, self.settings.control, proxy)
             if self._on_draw is not None:
                 await stack.enter_async_context(_drawing(self._draw))
-            return await self._over
+            outcome = await self._over
+        return Outcome.BROKEN if self._broke else outcome
 
     @property
     def proxy(self) -> Proxy:
         """The migration's; there once it listens."""
         return self._proxies[0]
+
+    def _callback_failed(
+        self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]
+    ) -> None:
+        """Write down an error that nobody else can receive: migrations under way go on."""
+        if self._is_telling:
+            return  # whoever listens to the log failed of just that
+        self._is_telling = True
+        try:
+            error = callback_error(context)
+            self._log.write(
+                PROXY,
+                "broke",
+                error=repr(error),
+                traceback="".join(traceback.format_exception(error)),
+            )
+        finally:
+            self._is_telling = False
 
     def stop(self) -> None:
         """Take no more connections, and end when none is open; called again, end now."""
@@ -242,6 +269,7 @@ class Service:
                     recorder=self._recorder if is_migration else None,
                     finds_attempts=is_migration,
                     peeks=is_migration,
+                    isolates=True,
                 )
             )
         except OSError as error:
@@ -286,6 +314,7 @@ class Service:
     # What happens
 
     def _happened(self, event: Event) -> None:
+        self._broke |= event.kind in BREAKS
         if "proxy" in event.facts:  # of one that the API has made
             return
         number = event.facts.get("connection")

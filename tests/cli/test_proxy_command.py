@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO
 
@@ -130,6 +131,8 @@ GOOD = ("--listen", f"{LOOPBACK}:0", "--upstream", f"{LOOPBACK}:1")
         ((*GOOD, "--record", "/proc/it"), 2, "/proc/it: cannot be recorded into"),
         ((*GOOD, "--json-log", "/nosuch/it"), 2, "/nosuch/it: cannot be written: No such file"),
         ((*GOOD, "--faults", "nosuch.yaml"), 2, "nosuch.yaml:1:1: no such file"),
+        (("--listen", "h\udcff:1", "--upstream", ":1"), 2, "not an address: 'h\\udcff:1'"),
+        (("--listen", ":0", "--upstream", "h\udcff:1"), 2, "not an address: 'h\\udcff:1'"),
         (("--listen", "192.0.2.1:1", "--upstream", ":1"), 3, "192.0.2.1:1: cannot be listened on"),
         (("--listen", ":0", "--upstream", "nosuch.invalid:1"), 3, "nosuch.invalid:1: "),
     ],
@@ -232,6 +235,44 @@ def test_a_reader_that_has_seen_enough_does_not_end_a_migration() -> None:
         assert proxy.process.wait(WITHIN_S) == 0
         assert proxy.process.stderr is not None
         assert proxy.process.stderr.read() == ""
+
+
+def test_a_path_that_is_not_utf8_is_one(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    listen, upstream, log = (folder + b"/" + name + b"\xff" for name in (b"l", b"u", b"log"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(upstream)
+        listener.listen()
+        addresses = ["--listen", b"unix:" + listen, "--upstream", b"unix:" + upstream]
+        arguments = [*addresses, "--control", f"{LOOPBACK}:0", "--json-log", log]
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8"},
+        ) as process:
+            assert process.stdout is not None
+            assert rf"/l\xff, going on to unix:{tmp_path}/u\xff" in process.stdout.readline()
+            control = LISTENING.search(process.stdout.readline())
+            assert control is not None
+            for path in ("/proxies", "/metrics"):
+                http = HTTPConnection(LOOPBACK, int(control[1]), timeout=WITHIN_S)
+                http.request("GET", path)
+                with http.getresponse() as response:
+                    assert response.status == 200
+                    assert b"/l" in response.read()
+                http.close()
+            with socket.socket(socket.AF_UNIX) as source:
+                source.connect(listen)
+                source.sendall(STREAM[:8])
+                destination, _ = listener.accept()
+                with destination:
+                    assert destination.recv(8, socket.MSG_WAITALL) == STREAM[:8]
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=WITHIN_S)
+            assert (process.returncode, said) == (0, "")
+        assert not os.path.exists(listen)
 
 
 def test_it_works_without_any_output(tmp_path: Path) -> None:

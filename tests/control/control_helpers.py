@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 from proxy_helpers import Peer
+from yarl import URL
 
 from testbed.control import Control, serve
 from testbed.log import Log
@@ -49,7 +50,7 @@ class Served:
     def upstream(self) -> str:
         return "{}:{}".format(*self.listener.getsockname())
 
-    async def call(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+    async def call(self, method: str, path: str | URL, body: Any = None, **more: Any) -> Answer:
         """Ask, with a body of JSON; or of bytes as they are."""
         given = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body}
         async with self.session.request(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
-from control_helpers import Served, passes, served
+from control_helpers import WITHIN_S, Served, passes, served
 from yarl import URL
+
+from testbed.control import proxied
+from testbed.fault.command import Command
+from testbed.fault.engine import FaultEngine
+from testbed.proxy.listener import Listener
 
 
 def free_port() -> int:
@@ -273,6 +280,156 @@ async def test_a_port_in_use_is_the_operating_systems_to_tell() -> None:
         assert (await at.call("PATCH", "/proxies/two", {"enabled": True})).status == 500
         await at.call("DELETE", "/proxies/one")
         assert (await at.call("PATCH", "/proxies/two", {"enabled": True})).json["enabled"]
+
+
+@pytest.mark.parametrize("field", ["listen", "upstream"])
+@pytest.mark.parametrize(
+    "address", ["unix:/tmp/a\0b", "a\0b:1", "[fe80::1%\0]:1", "host:" + "0" * 5000, "h\x1b[2J:1"]
+)
+async def test_no_address_ends_another_proxy(field: str, address: str) -> None:
+    async with served() as at:
+        await at.proxy()
+        client, server = await at.pair()
+        body = {"name": "bad", "listen": "127.0.0.1:0", "upstream": at.upstream, field: address}
+        said = await at.call("POST", "/proxies", body)
+        assert said.status == 400
+        assert said.json["error"].startswith(f"bad request body: {field}: not an address: ")
+        said = await at.call("PATCH", "/proxies/one", {field: address})
+        assert said.status == 400
+        assert await passes(client, server)
+
+
+class Breaks(FaultEngine):
+    """An engine with an error of ours in it."""
+
+    def came(self, _number: int) -> list[Command]:
+        raise KeyError("of ours")
+
+
+async def test_an_error_of_ours_in_one_proxy_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as at:
+        await at.proxy()
+        client, server = await at.pair()
+        monkeypatch.setattr(proxied, "FaultEngine", Breaks)
+        await at.proxy("bad")
+        assert await (await at.client("bad")).is_reset()
+        told = await at.log.wait(
+            lambda event: event.kind == "connection-broke", what="it", within_s=WITHIN_S
+        )
+        assert (told.facts["proxy"], told.facts["error"]) == ("bad", "KeyError('of ours')")
+        assert await passes(client, server)
+        assert (await at.call("DELETE", "/proxies/bad")).status == 204
+
+
+async def test_a_proxy_that_breaks_is_told_and_can_be_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as at:
+        await at.proxy()
+        client, server = await at.pair()
+        await at.proxy("bad")
+        close = Listener._close
+
+        def close_and_fail(listener: Listener) -> None:
+            close(listener)
+            fails()
+
+        monkeypatch.setattr(Listener, "_close", close_and_fail)
+        await at.call("PATCH", "/proxies/bad", {"enabled": False})
+        monkeypatch.undo()
+        told = at.log.first("proxy-broke")
+        assert (told.facts["proxy"], told.facts["error"]) == ("bad", "KeyError('of ours')")
+        assert await passes(client, server)
+        assert not (await at.call("GET", "/proxies/bad")).json["enabled"]
+
+
+def fails(*_arguments: object) -> None:
+    raise KeyError("of ours")
+
+
+async def test_a_proxy_that_cannot_start_by_an_error_of_ours_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as at:
+        await at.proxy()
+        client, server = await at.pair()
+        monkeypatch.setattr(Listener, "_bound", fails)
+        body = {"name": "bad", "listen": "127.0.0.1:0", "upstream": at.upstream}
+        said = await at.call("POST", "/proxies", body)
+        assert (said.status, said.json["error"]) == (
+            500,
+            "internal error; the log of the server has it",
+        )
+        assert at.log.first("request-failed").facts["error"] == "KeyError('of ours')"
+        assert set((await at.call("GET", "/proxies")).json) == {"one"}
+        assert await passes(client, server)
+
+
+@pytest.mark.parametrize("enabled", [None, True])
+async def test_a_move_that_is_refused_leaves_all_as_it_was(
+    enabled: bool | None, tmp_path: Path
+) -> None:
+    async with served() as at:
+        await at.proxy()
+        taken = (await at.proxy("two")).json["listen"]
+        client, server = await at.pair()
+        before = (await at.call("GET", "/proxies/one")).json
+        for listen in (taken, f"unix:{tmp_path}/no/such/folder", "192.0.2.1:5", "no.such.host.:1"):
+            body = {"listen": listen, "upstream": "127.0.0.1:1"}
+            body |= {} if enabled is None else {"enabled": enabled}
+            assert (await at.call("PATCH", "/proxies/one", body)).status == 500
+            assert (await at.call("GET", "/proxies/one")).json == before
+            assert await passes(client, server)
+        assert os.listdir(tmp_path) == []
+
+
+async def test_one_that_is_refused_its_start_stays_where_it_was() -> None:
+    async with served() as at:
+        taken = (await at.proxy("two")).json["listen"]
+        before = (await at.proxy(enabled=False)).json
+        said = await at.call("PATCH", "/proxies/one", {"listen": taken, "enabled": True})
+        assert said.status == 500
+        assert (await at.call("GET", "/proxies/one")).json == before
+
+
+async def test_one_that_cannot_be_tried_out_is_put_back() -> None:
+    async with served() as at:
+        listen = (await at.proxy()).json["listen"]
+        _, _, port = listen.rpartition(":")
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", int(port)))
+            other.listen()
+            said = await at.call("PATCH", "/proxies/one", {"listen": f"127.0.0.2:{port}"})
+            assert said.status == 500
+        assert (await at.call("GET", "/proxies/one")).json["listen"] == listen
+        assert await passes(*await at.pair())
+        # In its own way it is only until it has stopped.
+        said = await at.call("PATCH", "/proxies/one", {"listen": f"0.0.0.0:{port}"})
+        assert (said.status, said.json["listen"]) == (200, f"0.0.0.0:{port}")
+
+
+async def test_toxics_of_one_name_leave_a_populated_proxy_as_it_was() -> None:
+    async with served() as at:
+        before = (await at.proxy()).json
+        toxics = [{"type": "latency", "name": "same"}, {"type": "noop", "name": "same"}]
+        said = await populated(at, {"name": "new"}, {"name": "one", "toxics": toxics})
+        assert (said.status, said.json["error"]) == (409, "toxic already exists")
+        assert (await at.call("GET", "/proxies")).json == {"one": before}
+
+
+@pytest.mark.parametrize(
+    "path", ["/proxies/%FF", "/proxies/one/toxics/%FF", "/%FF", "/proxies/%ed%a0%80"]
+)
+async def test_a_path_that_is_not_utf8_is_not_there(path: str) -> None:
+    async with served() as at:
+        await at.proxy()
+        for method in ("GET", "PATCH", "DELETE"):
+            said = await at.call(method, URL(path, encoded=True), b"{}")
+            assert said.status in (404, 405)
+        assert [event.facts for event in at.log.find("request-failed")] == []
+        assert await passes(*await at.pair())
 
 
 async def test_a_new_upstream_drops_connections_and_keeps_toxics() -> None:

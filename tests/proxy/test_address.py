@@ -1,8 +1,12 @@
 """Addresses as people write them."""
 
+import os
 import socket
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.proxy.address import (
     Address,
@@ -41,6 +45,13 @@ def test_an_address_is_read_and_written_back(text: str, address: Address) -> Non
         ("host:http", "a port of 0 to 65535"),
         ("host:-1", "a port of 0 to 65535"),
         ("host:\u0664", "a port of 0 to 65535"),
+        ("host:000080", "a port of 0 to 65535"),
+        ("a\0b:1", "printable characters"),
+        ("[fe80::1%\0]:1", "printable characters"),
+        ("h\udcff:1", "printable characters"),
+        ("unix:/a\0b", "without NUL"),
+        ("unix:\0abstract", "without NUL"),
+        ("unix:/\ud800", "a path of 1 to 107 bytes"),
         ("unix:", "a path of 1 to 107 bytes"),
         ("unix:/" + "a" * 107, "a path of 1 to 107 bytes"),
     ],
@@ -49,6 +60,35 @@ def test_what_is_no_address_is_told_with_what_was_expected(text: str, expected: 
     with pytest.raises(AddressError, match=expected) as error:
         parse_address(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("port", ["0" * 5000, "9" * 5000])
+def test_a_long_text_is_not_told_whole(port: str) -> None:
+    for text in (f"host:{port}", f"{port}:1", f"unix:/{port}"):
+        with pytest.raises(AddressError) as error:
+            parse_address(text)
+        assert len(str(error.value)) < 300
+
+
+def test_a_path_need_not_be_text() -> None:
+    address = parse_address("unix:/run/\udcff.sock")  # as an argument of a command has the byte ff
+    assert address == UnixAddress("/run/\udcff.sock")
+    assert str(address) == r"unix:/run/\xff.sock"
+
+
+@given(st.text() | st.text(alphabet="a:[]%0\0\udcff.").map("unix:{}".format))
+def test_whatever_is_an_address_can_be_handed_to_the_system(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except AddressError:
+        return
+    str(address).encode()
+    if isinstance(address, UnixAddress):
+        with suppress(OSError):
+            os.stat(address.path)
+    else:
+        with suppress(OSError):
+            socket.inet_pton(socket.AF_INET6, address.host)
 
 
 async def test_numbers_and_paths_are_resolved_by_nobody() -> None:

@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
-from proxy_helpers import QUIET_S, proxied
+from proxy_helpers import QUIET_S, WITHIN_S, proxied
 from wire_helpers import PAGES, precopy, ram_part
 
+from testbed.fault.command import Command, Send
+from testbed.fault.engine import FaultEngine
+from testbed.fault.lanes.relay import Passing
 from testbed.fault.plan import (
     Action,
     Bandwidth,
@@ -19,12 +22,15 @@ from testbed.fault.plan import (
     Side,
     Signal,
     Slice,
+    Stall,
     StatePlace,
 )
+from testbed.proxy import outlet as outlet_module
 from testbed.proxy.connection import Connection
 from testbed.proxy.proxy import HELD_BYTES_MAX
 from testbed.proxy.stages import Latency as LatencyStage
 from testbed.proxy.stages import LimitData, ResetPeer, Timeout
+from testbed.wire import ChannelKind
 
 SOURCE, DESTINATION = Side.SOURCE, Side.DESTINATION
 STREAM = precopy()
@@ -39,6 +45,28 @@ def fault(action: Action, *, everywhere: bool = False, name: str = "it") -> Faul
 
 def on_state(status: str, action: Action) -> Fault:
     return Fault(StatePlace(SOURCE, status), action, status)
+
+
+BACK = b"<sent back>"
+
+
+class SendsBack(FaultEngine):
+    """An engine that sends the source a word for each piece that comes from it."""
+
+    def connection(self, _number: int, _kind: ChannelKind | None) -> Passing:
+        return _SendsBack()
+
+
+class _SendsBack(Passing):
+    def received(self, sender: Side, data: bytes) -> list[Command]:
+        back = [Send(SOURCE, BACK)] if sender is SOURCE else []
+        return [*back, Send(sender.other, data)]
+
+    def goes_at_once(self, _sender: Side, _data: bytes | memoryview, /) -> bool:
+        return False
+
+    def is_passing(self, _sender: Side, /) -> bool:
+        return False
 
 
 async def test_latency_delays_all_that_follows_and_loses_nothing() -> None:
@@ -100,6 +128,73 @@ async def test_a_half_close_leaves_the_other_direction() -> None:
         assert await destination.receive() == b""
         await destination.send(b"back")
         assert await source.exactly(4) == b"back"
+
+
+async def test_an_end_that_waits_for_a_stall_keeps_nothing_else_waiting() -> None:
+    long_s = 2.0 * WITHIN_S
+    faults = (fault(Stall(long_s, SOURCE)), fault(HalfClose(SOURCE), name="then"))
+    async with proxied(*faults) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        much = STREAM[AT:] + bytes(7 << 20)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(source.send(much))
+            assert await destination.exactly(len(much)) == much
+        assert await source.hears_nothing()
+
+
+async def test_an_end_comes_after_a_stall_and_what_was_stalled() -> None:
+    faults = (fault(Stall(QUIET_S, SOURCE)), fault(HalfClose(SOURCE), name="then"))
+    async with proxied(*faults) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        await source.send(STREAM[AT:])
+        struck = await rig.logged("fault-struck", fault="then")
+        assert await source.rest() == b""
+        assert rig.log.now_s() - struck.at_s >= QUIET_S * 0.9
+        await source.send(b"more")
+        assert await destination.exactly(len(STREAM[AT:]) + 4) == STREAM[AT:] + b"more"
+
+
+async def test_what_a_fault_sends_back_waits_for_who_is_full_and_nothing_else_does() -> None:
+    async with proxied(engine=SendsBack()) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        back = bytes(range(256)) * (32 << 10)
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(destination.send(back))  # which the source does not read
+            await rig.logged("connection-identified")
+            back_at = rig.proxy.connections[0].outlets[SOURCE]
+            async with asyncio.timeout(WITHIN_S):
+                while not back_at.keeps:  # noqa: ASYNC110 - nothing tells that a socket is full
+                    await asyncio.sleep(0)
+            for _ in range(8):
+                await source.send(STREAM[:AT])
+                assert await destination.exactly(AT) == STREAM[:AT]
+            got = await source.exactly(len(back) + 9 * len(BACK))
+            await sending
+        for _ in range(9):
+            assert BACK in got
+            got = got.replace(BACK, b"", 1)
+        assert got == back
+
+
+async def test_what_a_fault_sends_back_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlet_module, "ADDED_BYTES_MAX", 3 * len(BACK))
+    async with proxied(engine=SendsBack()) as rig:
+        source, destination = await rig.pair(STREAM[:AT])
+        (connection,) = rig.proxy.connections
+        connection.outlets[SOURCE].stall(QUIET_S)
+        sent = 0
+        async with asyncio.TaskGroup() as group:
+
+            async def send() -> None:
+                nonlocal sent
+                for _ in range(10):
+                    await source.send(STREAM[:AT])
+                    sent += 1
+                    await destination.exactly(AT)
+
+            group.create_task(send())
+            assert await source.exactly(11 * len(BACK)) == 11 * BACK  # when the stall is over
+        assert sent == 10
 
 
 async def test_a_signal_goes_to_the_endpoint_and_into_the_log() -> None:

@@ -5,18 +5,22 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from proxy_helpers import LOOPBACK, WITHIN_S, Peer, proxied
 from wire_helpers import precopy
 
+from testbed.fault.command import Command
 from testbed.fault.engine import FaultEngine
-from testbed.fault.plan import ConnectionPlace, DelayAccept, Fault, Refuse, Tarpit
+from testbed.fault.lanes.relay import Passing
+from testbed.fault.plan import ConnectionPlace, DelayAccept, Fault, Refuse, Side, Tarpit
 from testbed.log import Log
 from testbed.proxy import Proxy, entrance
+from testbed.proxy import proxy as proxy_module
 from testbed.proxy.address import Address, TcpAddress, UnixAddress, parse_address
+from testbed.wire import ChannelKind
 
 STREAM = precopy()
 SOON_S = 0.2
@@ -148,6 +152,38 @@ async def test_a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(
                 pass
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+@pytest.mark.parametrize("bound_as", ["path", "name in its folder"])
+async def test_whoever_waits_at_a_path_never_notices(
+    kind: socket.SocketKind, bound_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "waits.sock"
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, kind) as waits:
+        waits.bind(str(path) if bound_as == "path" else path.name)
+        waits.setblocking(False)
+        if kind is not socket.SOCK_DGRAM:
+            waits.listen()
+        options = {"upstream": TcpAddress(LOOPBACK, 1), "engine": FaultEngine(), "log": Log()}
+        with pytest.raises(OSError, match="in use"):
+            async with Proxy.start(listen=UnixAddress(str(path)), **options):
+                pass
+        with pytest.raises(BlockingIOError):  # nobody came
+            waits.recv(1) if kind is socket.SOCK_DGRAM else waits.accept()
+        with socket.socket(socket.AF_UNIX, kind) as comes:
+            comes.connect(str(path))
+
+
+async def test_a_path_that_is_somebody_elses_by_now_stays(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    options = {"upstream": TcpAddress(LOOPBACK, 1), "engine": FaultEngine(), "log": Log()}
+    with socket.socket(socket.AF_UNIX) as other:
+        async with Proxy.start(listen=UnixAddress(str(path)), **options):
+            path.unlink()
+            other.bind(str(path))
+        assert path.is_socket()
+
+
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
     """As if this process had as many as it may have."""
@@ -211,3 +247,112 @@ async def test_many_that_never_speak_keep_nobody_out_for_long(
         stray = await rig.logged("stray-connection")
         assert stray.facts["what"] == "it says nothing"
         assert rig.nothing_arrived()
+
+
+async def test_the_eldest_that_never_spoke_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_module, "CONNECTIONS_MAX", 3)
+    async with proxied() as rig:
+        speaks = await rig.source()
+        await speaks.send(b"Q")
+        silent = [await rig.source() for _ in range(2)]
+        await rig.logged("connection-opened", connection=3)
+        source, destination = await rig.pair(STREAM[:4])
+        assert await silent[0].is_reset()
+        assert (await rig.logged("connections-surplus")).facts["evicted"] == 1
+        assert await silent[1].hears_nothing()
+        await source.send(STREAM[4:])
+        assert await destination.exactly(len(STREAM) - 4) == STREAM[4:]
+
+
+async def test_a_silent_channel_of_a_migration_makes_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy_module, "CONNECTIONS_MAX", 2)
+    async with proxied() as rig:
+        await rig.pair(STREAM[:4])
+        await rig.logged("connection-identified", connection=1)
+        preempt = await rig.source()  # it has no work yet
+        its_end = await rig.destination()
+        with pytest.raises(ConnectionResetError):
+            await (await rig.source()).receive()
+        await preempt.send(b"page")
+        assert await its_end.exactly(4) == b"page"
+
+
+async def test_without_peeking_the_eldest_silent_one_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy_module, "CONNECTIONS_MAX", 2)
+    async with proxied(peeks=False) as rig:
+        silent = await rig.source()
+        its_end = await rig.destination()
+        await its_end.send(b"NBDMAGIC")
+        assert await silent.exactly(8) == b"NBDMAGIC"
+        await rig.pair(b"hello")
+        third, its_end = await rig.pair(b"there")
+        assert await silent.is_reset()
+        await its_end.send(b"is room")
+        assert await third.exactly(7) == b"is room"
+
+
+class Broken(Passing):
+    """A relay with an error of ours in it."""
+
+    def received(self, _sender: Side, _data: bytes) -> list[Command]:
+        raise KeyError("of ours")
+
+    def goes_at_once(self, _sender: Side, _data: bytes | memoryview, /) -> bool:
+        return False
+
+
+class BrokenFirst(FaultEngine):
+    """An engine that fails on the first connection."""
+
+    def connection(self, number: int, kind: ChannelKind | None) -> Passing:
+        return Broken() if number == 1 else super().connection(number, kind)
+
+
+async def test_an_error_on_one_connection_leaves_the_others() -> None:
+    async with proxied(engine=BrokenFirst(), peeks=False, isolates=True) as rig:
+        broken = await rig.source()
+        await broken.send(STREAM[:4])
+        assert await broken.is_reset()
+        told = await rig.logged("connection-broke", connection=1)
+        assert told.facts["error"] == "KeyError('of ours')"
+        assert "in received" in told.facts["traceback"]
+        await rig.logged("connection-ended", connection=1)
+        await rig.destination()
+        source, destination = await rig.pair(STREAM[:4])
+        await source.send(STREAM[4:])
+        assert await destination.exactly(len(STREAM) - 4) == STREAM[4:]
+
+
+async def test_an_error_on_a_connection_of_a_run_ends_the_run() -> None:
+    async def main() -> None:
+        async with proxied(engine=BrokenFirst(), peeks=False) as rig:
+            await (await rig.source()).send(STREAM[:4])
+            await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(KeyError, match="of ours"):
+        async with asyncio.timeout(WITHIN_S):
+            await main()
+
+
+async def test_a_peer_out_of_reach_is_told_as_that_and_not_as_a_reset() -> None:
+    async with proxied() as rig:
+        source, destination = await rig.pair(STREAM[:4])
+        (connection,) = rig.proxy.connections
+        # The kernel gives up a peer that takes nothing for so long (tcp(7)).
+        opened = connection._sides[Side.DESTINATION]._socket
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
+
+        async def send() -> None:
+            with suppress(ConnectionError):
+                while True:
+                    await source.send(bytes(1 << 20))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send())
+            ended = await rig.logged("connection-ended")
+        assert (ended.facts["ended_by"], ended.facts["how"]) == ("destination", "ETIMEDOUT")
+        assert destination.socket.fileno() > 0

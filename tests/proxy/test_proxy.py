@@ -395,6 +395,10 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         source, destination = await rig.pair(STREAM[:4])
         with pytest.raises(ConnectionResetError):
             await (await rig.source()).receive()
-        assert (await rig.logged("connections-surplus")).facts == {"open": 1, "reset": 1}
+        assert (await rig.logged("connections-surplus")).facts == {
+            "open": 1,
+            "reset": 1,
+            "evicted": 0,
+        }
         await source.send(b"on")
         assert await destination.exactly(2) == b"on"

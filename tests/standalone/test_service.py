@@ -357,6 +357,25 @@ async def test_toxics_of_the_migration_can_be_set_over_http() -> None:
         assert await destination.receive() == b""
 
 
+async def test_an_error_of_ours_is_told_and_a_migration_goes_on() -> None:
+    def fails() -> None:
+        raise KeyError("of ours")
+
+    async with serving(once=True) as rig:
+        rig.log.listen(lambda event: fails() if event.kind == "broke" else None)
+        source, destination = await rig.pair()
+        for _ in range(3):
+            asyncio.get_running_loop().call_soon(fails)
+        await source.send(STREAM[4:])
+        source.finish()
+        assert await destination.rest() == STREAM[4:]
+        destination.finish()
+        assert await rig.outcome() is Outcome.BROKEN
+        told = [*rig.log.find("broke", "proxy")]
+        assert [event.facts["error"] for event in told] == ["KeyError('of ours')"] * 3
+        assert "in fails" in told[0].facts["traceback"]
+
+
 async def test_proxies_that_the_api_makes_are_no_part_of_the_migration() -> None:
     async with serving(once=True, control=True) as rig, aiohttp.ClientSession() as http:
         address = (await rig.logged("control-started")).facts["address"]
