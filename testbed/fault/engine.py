@@ -13,6 +13,7 @@ from collections import Counter
 from testbed.wire import ChannelKind, Layout
 from testbed.wire.channel import Channel as ChannelParser
 from testbed.wire.successor import Phase
+from testbed.wire.witness import Witness
 
 from .command import Command, Everywhere, Observed, Signalled
 from .lanes.lane import Lane
@@ -76,15 +77,22 @@ class FaultEngine:
         seed: of what is left to chance.
         watched: what passes is told (`Observed`); else only what faults do, and what no fault
             needs to see need not be shown (`Relay.is_passing`).
+        witness: sees the data of pages as the source sends them.
     """
 
     def __init__(
-        self, faults: tuple[Fault, ...] = (), *, seed: int = 0, watched: bool = True
+        self,
+        faults: tuple[Fault, ...] = (),
+        *,
+        seed: int = 0,
+        watched: bool = True,
+        witness: Witness | None = None,
     ) -> None:
         self.faults = faults
         self.seed = seed
         self.attempt = 1
         self._watched = watched
+        self._witness = witness
         self._ledger = Ledger()
         self._chance = chances(faults, seed)
         self._seen: dict[int, dict[tuple[Channel, int], str]] = {}  # of past attempts
@@ -175,7 +183,9 @@ class FaultEngine:
         index = self._numbers[channel]
         page_bytes = PAGE_BYTES if main is None else page_bytes_of(main.forward.parser)
         lost = None if main is None else (main.forward.parser, main.backward.parser)
-        forward, backward = parsers(kind, lost, page_bytes, unread_places(self.faults))
+        forward, backward = parsers(
+            kind, lost, page_bytes, unread_places(self.faults), self._witness
+        )
         ways = self._coming.pop(number, None) or Ways()
         self._scene.ways.add(ways)
         relay = Relay(

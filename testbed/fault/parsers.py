@@ -14,6 +14,7 @@ from testbed.wire import (
     TlsChannel,
 )
 from testbed.wire.channel import Channel as ChannelParser
+from testbed.wire.witness import Witness
 
 from .plan import Channel, Fault, FlipBits, OffsetPlace, SetField
 
@@ -30,6 +31,7 @@ def parsers(
     main: Both | None,
     page_bytes: int,
     whole: Iterator[tuple[int, int]],
+    witness: Witness | None = None,
 ) -> Both:
     """New parsers for both directions.
 
@@ -39,6 +41,7 @@ def parsers(
             channel has its blocks.
         page_bytes: of the target.
         whole: what of an unknown connection has to be in one element; see `unread_places`.
+        witness: sees the data of pages; a recovery's is that of the last main connection.
     """
     forward, backward = main or (None, None)
     match kind:
@@ -47,9 +50,10 @@ def parsers(
             return forward.recovered(), backward.recovered()
         case ChannelKind.MAIN | ChannelKind.RECOVERY:
             alone = kind is ChannelKind.RECOVERY
-            return MainChannel(in_runs=True, recovery=alone), ReturnPath()
+            return MainChannel(in_runs=True, recovery=alone, witness=witness), ReturnPath()
         case ChannelKind.MULTIFD:
-            return MultifdChannel(page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)
+            multifd = MultifdChannel(page_bytes=page_bytes, witness=witness)
+            return multifd, OpaqueChannel(NO_WAY_BACK)
         case ChannelKind.PREEMPT:
             blocks = forward if isinstance(forward, MainChannel) else None
             return PreemptChannel(blocks, page_bytes=page_bytes), OpaqueChannel(NO_WAY_BACK)

@@ -36,6 +36,7 @@ from .announce import AnnounceFaults
 from .interpose import InterposedUplink, interposed_uplink
 from .link import MIGRATION_PORT, MigrationLink, WayOut, migration_link
 from .saved import DeviceSection, SavedState, SavedStateError, differences, fields_of, read_saved
+from .sent import SentMemory, SentReport
 
 OBSERVE_S = 2.0
 """For each question to an endpoint at the end of an attempt: one that hangs answers none."""
@@ -87,7 +88,8 @@ class Lab:
         self.plan = plan
         self.net = net
         self.attempt = 1
-        self.engine = FaultEngine(plan.faults, seed=plan.seed)
+        self._sent = SentMemory(plan.guest)
+        self.engine = FaultEngine(plan.faults, seed=plan.seed, witness=self._sent)
         self._log = log
         self._uplink: InterposedUplink | None = None  # nothing is done to announcements
         self._host = host
@@ -436,21 +438,46 @@ class Lab:
                 await end.command("cont")
 
     def check_memory(self, end: Qemu, saved: SavedState) -> None:
-        """Check each page of the guest's working set against the rule it stamps them by."""
+        """Check each page of the guest's working set against the rule it stamps them by.
+
+        At the destination, all other pages of all blocks are compared with what the source sent.
+        """
         from testbed.guest import check_memory  # imported by now, see `look`
 
         block, ram = saved.guest_ram()
         report = check_memory(ram, self.plan.guest)
+        others = self._compare_sent(end, saved)
         self._log.write(
             end.side,
             "memory-checked",
-            intact=report.intact,
+            intact=report.intact and not others.damaged,
             block=block,
             pages=report.pages,
             stamps=report.stamps,
             stale=report.stale,
             damaged=report.damaged,
-            findings=[str(finding) for finding in report.findings],
+            others=others.pages,
+            others_unknown=others.unknown,
+            others_damaged=others.damaged,
+            others_unwatched=others.unwatched,
+            findings=[*map(str, report.findings), *others.findings],
+        )
+
+    def _compare_sent(self, end: Qemu, saved: SavedState) -> SentReport:
+        """Compare the pages that are no rule's with those that the source sent."""
+        if end is not self.destination:
+            return SentReport(unwatched="the guest never left the source")
+        if (why := self.engine.sections_sent.unread) is not None:
+            return SentReport(unwatched=f"the proxy could not read all of the stream: {why}")
+        return self._sent.compare(saved.blocks, ran=self._ran_there())
+
+    def _ran_there(self) -> bool:
+        """True if the destination was seen to run the guest in the present attempt."""
+        began = [event.number for event in self._log.find("attempt-began")][-1:]
+        return any(
+            event.number >= number
+            for number in began
+            for event in self._log.find("qmp-event", "destination", event="RESUME")
         )
 
     def check_device_state(self, end: Qemu, saved: SavedState) -> None:

@@ -39,6 +39,7 @@ from .structs import COMMAND, IDS, SECTION, U32, U64
 from .successor import LIVE, VMDESC_BYTES_MAX, Phase, after
 from .tally import Tally
 from .vmdesc import Device
+from .witness import Witness
 
 SECTIONS_MAX = 65_536
 """Of one stream, PART and END not counted; real ones have some 60."""
@@ -64,6 +65,7 @@ class MainChannel(Channel):
 
     Args:
         page_bytes: target page size where the stream does not say; 4096 on x86.
+        witness: sees the data of pages.
         learned: a layout for device sections until the vmdesc comes, or if none does.
         in_runs: plain and zero pages come as `RunElement`s, many at once.
         recovery: it is the connection of a recovery, read without the one before: section and
@@ -77,6 +79,7 @@ class MainChannel(Channel):
         in_runs: bool = False,
         recovery: bool = False,
         learned: LearnedLayout | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.phase = Phase.POSTCOPY if recovery else Phase.HEADER
         self.layout: Layout | None = None
@@ -88,7 +91,7 @@ class MainChannel(Channel):
         self._used: list[Device] = []  # of the learned layout
         self._described = False  # the vmdesc came
         self._sizes: list[int] = []  # of the device sections to come, from a vmdesc ahead
-        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery)
+        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery, witness=witness)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload

@@ -28,6 +28,7 @@ from .structs import (
     MULTIFD_VERSION,
     U64,
 )
+from .witness import Witness
 
 PAGES_BYTES = 512 << 10
 """Of pages in one packet: `MULTIFD_PACKET_SIZE`. It decides how many offsets a header has."""
@@ -50,10 +51,12 @@ class MultifdChannel(Channel):
 
     Args:
         page_bytes: target page size, which a channel of this kind never says; 4096 on x86.
+        witness: sees the data of pages; a payload of which it has to see some comes whole.
     """
 
-    def __init__(self, *, page_bytes: int = 4096) -> None:
+    def __init__(self, *, page_bytes: int = 4096, witness: Witness | None = None) -> None:
         self.in_runs = False
+        self._witness = witness
         self._page_bytes = page_bytes
         self._slots = PAGES_BYTES // page_bytes
         self._packets = 0
@@ -102,6 +105,7 @@ class MultifdChannel(Channel):
         self._check_pages(packet)
         shape = spans.multifd_packet(packet.normal_pages, packet.zero_pages, self._slots)
         self._emit(packet, size, shape)
+        is_seen = self._is_seen(packet)
         if not packet.normal_pages:
             return
         inside = f"payload of {PACKET} {packet.packet_num}"
@@ -110,12 +114,28 @@ class MultifdChannel(Channel):
             return
         # Of pages that are not compressed nobody reads `next_packet_size`: their number tells.
         size = packet.normal_pages * self._page_bytes
-        if self.in_runs:
+        if self.in_runs and not is_seen:
             yield from self._pieces(size, inside)
             return
         data = yield from self._reader.peek(size, inside)
+        if is_seen and self._witness is not None:
+            self._witness.pages(packet.block, packet.normal_offsets_bytes, data)
         pages = MultifdPages(packet.block, packet.normal_offsets_bytes, data)
         self._emit(pages, size, spans.multifd_pages(packet.normal_pages, self._page_bytes))
+
+    def _is_seen(self, packet: MultifdPacket) -> bool:
+        """True if the witness has to see the packet's payload."""
+        witness = self._witness
+        if witness is None or not packet.normal_pages + packet.zero_pages:
+            return False
+        if packet.zero_pages:
+            witness.zeros(packet.block, packet.zero_offsets_bytes)
+        if not packet.normal_pages:
+            return False
+        is_seen = witness.wants(packet.block, packet.normal_offsets_bytes)
+        if is_seen and packet.flags & COMPRESSION:
+            witness.pages(packet.block, packet.normal_offsets_bytes, None)
+        return is_seen
 
     def _check_pages(self, packet: MultifdPacket) -> None:
         for name, count, most in (

@@ -25,6 +25,7 @@ from .mapped import MappedFile
 from .reader import Context, Emit, Reader, Story
 from .runs import Follower
 from .structs import MAPPED_RAM, U32, U64, XBZRLE, XBZRLE_ENCODING
+from .witness import Witness
 
 BLOCKS_MAX = 4096
 """RAM blocks of one machine; real ones have tens."""
@@ -64,6 +65,7 @@ class Ram:
     last: RamBlock | None = None
     mapped: MappedFile | None = None  # mapped-ram: each page has its place in the file
     runs: Follower = field(default_factory=Follower)  # what it expects of the next one
+    witness: Witness | None = None
 
     def set_page_bytes(self, page_bytes: int) -> bool:
         """Take over the target page size that the stream states; false if it cannot be one."""
@@ -75,7 +77,12 @@ class Ram:
     def recovered(self) -> Ram:
         """The state that a recovery connection begins with: no last block."""
         return Ram(
-            self.page_bytes, self.has_addresses, self.in_runs, self.by_name, dict(self.blocks)
+            self.page_bytes,
+            self.has_addresses,
+            self.in_runs,
+            self.by_name,
+            dict(self.blocks),
+            witness=self.witness,
         )
 
     def block(self, idstr: bytes) -> RamBlock | None:
@@ -136,6 +143,7 @@ class RamSection:
         data, stop, low = reader.data, reader.stop, ram.page_bytes - 1
         unpack, pages, page_spans = U64.unpack_from, self.pages, spans.page
         pos, base = reader.pos, reader.offset - reader.pos
+        witness = ram.witness
         runs = ram.runs.over(data, stop, ram.page_bytes) if ram.in_runs else None
         try:
             while stop - pos >= 8:
@@ -155,14 +163,19 @@ class RamSection:
                 if runs is not None and not prefix:
                     words, end = runs.follow(word, end)
                     run = PageRun(ram.last.idstr, words, ram.page_bytes, head)
+                    if witness is not None:
+                        witness.run(run, data, pos)
                     append(RunElement(base + pos, b"", run, (), section, length=end - pos))
                     pos = end
                     continue
+                page = RamPage(ram.last.idstr, word & ~low, flags, data[at + prefix : end])
+                if witness is not None:
+                    witness.page(page)
                 append(
                     Element(
                         base + pos,
                         data[pos:end],
-                        RamPage(ram.last.idstr, word & ~low, flags, data[at + prefix : end]),
+                        page,
                         page_spans(head, prefix, size),
                         section,
                         1,
@@ -217,6 +230,8 @@ class RamSection:
         """Emit the record MEM_SIZE and the blocks that it announces."""
         self._emit(RamTotal(total_bytes), U64.size, spans.RECORD)
         self._ram.blocks.clear()
+        if self._ram.witness is not None:
+            self._ram.witness.begins()
         rest = total_bytes
         while rest > 0:
             block = yield from self._block(rest)
@@ -252,6 +267,8 @@ class RamSection:
         page_bytes = extra.pop() if extra else None
         block = RamBlock(idstr.decode("latin-1"), used_bytes, page_bytes, address, mapped)
         self._ram.blocks[idstr] = block
+        if self._ram.witness is not None:
+            self._ram.witness.block(block)
         shape = spans.ram_block(
             length, page_bytes is not None, address is not None, mapped is not None
         )
