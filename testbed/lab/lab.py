@@ -33,9 +33,10 @@ from testbed.proxy import Proxy
 from testbed.tasks import Hosted, hosting, together
 
 from .announce import AnnounceFaults
+from .device_state import differences, measured, told_apart
 from .interpose import InterposedUplink, interposed_uplink
 from .link import MIGRATION_PORT, MigrationLink, WayOut, migration_link
-from .saved import DeviceSection, SavedState, SavedStateError, differences, fields_of, read_saved
+from .saved import DeviceSection, SavedState, SavedStateError, fields_of, read_saved
 from .sent import SentMemory, SentReport
 
 OBSERVE_S = 2.0
@@ -492,11 +493,19 @@ class Lab:
             )
             for key, (header, payload) in self.engine.device_sections.items()
         }
-        found = differences(sent, saved.devices)
+        changes = measured().between(self.source.version, end.version)
+        wrong, explained = told_apart(differences(sent, saved.devices), changes)
         self._log.write(
             end.side,
             "device-state-checked",
-            equal=not found,
+            equal=not wrong,
             sections=len(sent),
-            differences=found[:DIFFERENCES_MAX],
+            differences=[str(difference) for difference in wrong[:DIFFERENCES_MAX]],
+            changed=[
+                {**difference.facts(), "reason": reason}
+                for difference, reason in (
+                    *((each, None) for each in wrong[:DIFFERENCES_MAX]),
+                    *((each, change.reason) for each, change in explained[:DIFFERENCES_MAX]),
+                )
+            ],
         )

@@ -25,13 +25,6 @@ from testbed.wire.runs import pages, zeros
 DEVICE_BYTES_MAX = 64 << 20
 """Device state kept for comparison; a PC has some tens of kilobytes."""
 
-HOST_FIELDS = {
-    ("globalstate", "size"): "the run state's name",
-    ("globalstate", "runstate"): "a stopped guest says `paused` where a running one said `running`",
-    ("kvmclock", "clock"): "host time",
-}
-"""Fields that differ between a machine and its faithful copy, and why: measured on 7.2 and 10.0."""
-
 
 class SavedStateError(Exception):
     """The stream that a machine saved could not be read to its end."""
@@ -130,42 +123,3 @@ def fields_of(layout: Layout | None, key: tuple[str, int]) -> tuple[tuple[str, i
     if layout is None:
         return ()
     return tuple((span.name, span.start, span.size_bytes) for span in layout.spans(*key))
-
-
-def differences(
-    sent: Mapping[tuple[str, int], DeviceSection], held: Mapping[tuple[str, int], DeviceSection]
-) -> list[str]:
-    """Say where the device state that one machine holds differs from what another one sent.
-
-    Args:
-        sent: the sections of the machine that was migrated.
-        held: those of its copy.
-
-    Returns:
-        A sentence for each section that is missing, extra or other; empty if they are equal but
-        for `HOST_FIELDS`.
-    """
-    found = [f"{idstr} {instance}: not held" for idstr, instance in sent.keys() - held.keys()]
-    found += [f"{idstr} {instance}: never sent" for idstr, instance in held.keys() - sent.keys()]
-    for key, section in sent.items():
-        if key in held:
-            found += _section_differences(section, held[key])
-    return found
-
-
-def _section_differences(sent: DeviceSection, held: DeviceSection) -> list[str]:
-    title = f"{sent.idstr} {sent.instance_id}"
-    if sent.payload == held.payload:
-        return []
-    if len(sent.payload) != len(held.payload):
-        return [f"{title}: {len(sent.payload)} bytes sent, {len(held.payload)} held"]
-    fields = sent.fields or held.fields
-    if not fields:
-        return [f"{title}: bytes differ"]
-    return [
-        f"{title}, field {name}: sent {sent.payload[start : start + size][:16].hex()}, "
-        f"held {held.payload[start : start + size][:16].hex()}"
-        for name, start, size in fields
-        if sent.payload[start : start + size] != held.payload[start : start + size]
-        and (sent.idstr, name) not in HOST_FIELDS
-    ]
