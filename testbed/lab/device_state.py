@@ -43,6 +43,11 @@ class Difference:
     held: bytes | None
     at: tuple[int, ...] = ()
 
+    @property
+    def is_of_section(self) -> bool:
+        """One side has no such section."""
+        return not self.field
+
     def facts(self) -> dict[str, Any]:
         """Where it is, for the log: section, instance, field, and first and last byte."""
         return {

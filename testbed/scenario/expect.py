@@ -178,7 +178,12 @@ class Expectations:
         events = list(self._log.find(kind))
         if not events:
             failed = self._log.first("save-failed")
-            why = failed.facts["error"] if failed else "it was never looked at"
+            unchecked = self._log.first("unchecked", what=key)
+            why = "it was never looked at"
+            if failed is not None:
+                why = failed.facts["error"]
+            elif unchecked is not None:
+                why = unchecked.facts["why"]
             return self._unknown((key,), expected, why)
         facts = events[-1].facts
         got = yes if facts[fact] else no

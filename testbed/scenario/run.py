@@ -31,6 +31,9 @@ SETTLED = frozenset({"completed", "failed", "cancelled", "postcopy-paused"})
 """Migration statuses that stay until somebody acts."""
 TO_BE_JUDGED_S = 1.0
 """Before the deadline: a network that has not settled by then leaves something unknown, no hang."""
+NO_RULE = (
+    "the guest had not filled its working set when it was migrated, as far as its serial line says"
+)
 SETTLES_S = 1.0
 """After one side has settled: for the other's last words."""
 
@@ -192,6 +195,7 @@ class Play:
         except QmpRefused as refused:
             self._log.write("run", "step-refused", error=str(refused))
         await self._end_attempt()
+        await self._look_unasked()
         self._lab.note_unfired()
 
     async def _step(self, step: schema.Model) -> None:
@@ -374,6 +378,34 @@ class Play:
         await self._begin()
         await self._settled("source", step.within)
         await self._settled("destination", step.within)
+
+    async def _look_unasked(self) -> None:
+        """Check memory and device state of a guest that arrived, unless the scenario says why not.
+
+        What was not checked, and why, is written down as `unchecked`.
+        """
+        lab, unchecked = self._lab, self._scenario.model.unchecked
+        if not lab.has_arrived():
+            return
+        memory = unchecked.memory or (None if self._rule_holds() else NO_RULE)
+        for what, why, check in (
+            ("memory", memory, lab.check_memory),
+            ("device_state", unchecked.device_state, lab.check_device_state),
+        ):
+            checked = f"{what.replace('_', '-')}-checked"
+            if any(event.number >= self._since for event in self._log.find(checked)):
+                continue
+            if why is None:
+                await lab.look(lab.destination, check)
+            else:
+                self._log.write("run", "unchecked", what=what, why=why)
+
+    def _rule_holds(self) -> bool:
+        """True if the guest was seen to have filled its working set at the source."""
+        return any(
+            stamps_said(event.facts["line"]) is not None
+            for event in self._log.find("serial", "source")
+        )
 
     async def _check(self, check: Callable[[Qemu, SavedState], None]) -> None:
         """Look at the machine where the guest is, or went to."""

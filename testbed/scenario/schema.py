@@ -345,6 +345,13 @@ class VariantModel(Model):
     expect: dict[str, Any] = Field(default_factory=dict)
 
 
+class Unchecked(Model):
+    """Why what arrived is not looked at, where it is not."""
+
+    memory: Word | None = None
+    device_state: Word | None = None
+
+
 class ScenarioModel(Model):
     """A scenario file."""
 
@@ -366,5 +373,6 @@ class ScenarioModel(Model):
     network: Network = Network()
     toxiproxy: Toxiproxy | None = None
     steps: list[Step] | None = None
+    unchecked: Unchecked = Unchecked()
     expect: Expect
     variants: list[VariantModel] = Field(default_factory=list)

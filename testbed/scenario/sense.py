@@ -36,11 +36,20 @@ def problems(scenario: Scenario) -> Iterator[Finding]:
     yield from ((("network", *at), why) for at, why in network)
     yield from _steps(scenario)
     yield from _expectations(scenario)
+    yield from _unchecked(scenario)
     model = scenario.model
     if model.mode == "precopy" and model.capabilities.get("postcopy-ram"):
         yield ("capabilities", "postcopy-ram"), "the scenario's `mode` is precopy"
     if model.mode == "postcopy" and model.capabilities.get("postcopy-ram") is False:
         yield ("capabilities", "postcopy-ram"), "the scenario's `mode` is postcopy, it needs this"
+
+
+def _unchecked(scenario: Scenario) -> Iterator[Finding]:
+    steps = {step.name for step in scenario.steps}
+    for what in ("memory", "device_state"):
+        asked = getattr(scenario.model.expect, what) is not None or f"check_{what}" in steps
+        if asked and getattr(scenario.model.unchecked, what) is not None:
+            yield ("unchecked", what), f"the scenario checks it: `check_{what}` or `expect.{what}`"
 
 
 def _faults(scenario: Scenario) -> Iterator[Finding]:

@@ -298,7 +298,7 @@ class Lane(Generic[Parser]):
         elif isinstance(value, VmDescription):
             ledger.layout = self.parser.layout or ledger.layout
             if self.parser.layout is not None:
-                ledger.sections.described(self.parser.layout)
+                ledger.sections.described(self.parser.layout, ledger.device_sections)
 
     def _leave_or_hold(self, element: Element) -> None:
         """Have the element leave, or hold it while what it belongs to is not understood."""

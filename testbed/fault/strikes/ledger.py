@@ -35,7 +35,8 @@ class SectionsSent:
     """The sections of one stream as the source sent them, whatever faults did to them then.
 
     `begun` are idstr, instance_id and version_id of each START and FULL section in order; the
-    version is None where only the vmdesc tells of it. `parts` counts PART and END sections by
+    version is None where only the vmdesc tells of it. `denied` are those whose payload the vmdesc
+    says to be of another size than it was cut. `parts` counts PART and END sections by
     idstr and instance_id. `unread` says why there may be more that nobody saw, or is None. The
     parser bounds how many there are.
     """
@@ -43,6 +44,7 @@ class SectionsSent:
     begun: list[tuple[str, int, int | None]] = field(default_factory=list)
     parts: Counter[tuple[str, int]] = field(default_factory=Counter)
     unread: str | None = None
+    denied: frozenset[tuple[str, int]] = frozenset()
     _full: list[int] = field(default_factory=list)  # which of `begun` are FULL
 
     def learn(self, element: Element) -> None:
@@ -57,11 +59,18 @@ class SectionsSent:
             case Opaque(why=why) if why != AFTER_THE_END and not why.startswith(CUT_SHORT):
                 self.unread = why
 
-    def described(self, layout: Layout) -> None:
+    def described(self, layout: Layout, payloads: DeviceSections) -> None:
         """The vmdesc came: where it denies which sections there were, it is right.
 
         A payload that imitates a footer and a header makes sections that there are not.
         """
+        sizes = {key: len(payload) for key, (_, payload) in payloads.items()}
+        described = {(each.idstr, each.instance_id): each.size_bytes for each in layout.devices}
+        self.denied = frozenset(
+            key
+            for key in sizes.keys() | described.keys()
+            if sizes.get(key, 0) != described.get(key, 0)
+        )
         told = [(device.idstr, device.instance_id) for device in layout.devices]
         if [self.begun[at][:2] for at in self._full] == told:
             return
