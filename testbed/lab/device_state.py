@@ -152,7 +152,9 @@ class Change:
     pairs: tuple[tuple[str, str], ...] = ()
 
     def explains(self, difference: Difference) -> bool:
-        """True if the difference is that one."""
+        """True if the difference is that one; a section that is not there never is."""
+        if difference.is_of_section:
+            return False
         if not _matches(self.idstr, difference.idstr) or not _matches(self.field, difference.field):
             return False
         within = (any(start <= at < end for start, end in self.at) for at in difference.at)
