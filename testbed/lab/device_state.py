@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -99,7 +99,12 @@ def _between(sent: DeviceSection, held: DeviceSection) -> Iterator[Difference]:
         yield difference(VERSION, one, other)
     if sent.payload == held.payload:
         return
-    theirs, ours = _fields(sent, held), _fields(held, sent)
+    theirs, ours = _fields(sent), _fields(held)
+    if len(sent.payload) == len(held.payload):
+        # Byte by byte: two versions may have other names for the same, as once it was `unused`.
+        described = sent if sent.fields else held
+        theirs = _fields(replace(sent, fields=described.fields))
+        ours = _fields(replace(held, fields=described.fields))
     if not theirs or not ours:
         yield difference(PAYLOAD, sent.payload, held.payload)
         return
@@ -108,19 +113,13 @@ def _between(sent: DeviceSection, held: DeviceSection) -> Iterator[Difference]:
             yield difference(name[0], theirs.get(name), ours.get(name))
 
 
-def _fields(section: DeviceSection, other: DeviceSection) -> dict[tuple[str, int], bytes]:
-    """The bytes of each field, by its name and the how-manieth of that name it is.
-
-    Those of a section of which nothing tells the fields are as the other one's, if it is as long.
-    """
-    described = section.fields
-    if not described and len(section.payload) == len(other.payload):
-        described = other.fields
-    if not described:
+def _fields(section: DeviceSection) -> dict[tuple[str, int], bytes]:
+    """The bytes of each field, by its name and the how-manieth of that name it is."""
+    if not section.fields:
         return {}
     found: dict[tuple[str, int], bytes] = {}
     outside, end = bytearray(), 0
-    for name, start, size in described:
+    for name, start, size in section.fields:
         outside += section.payload[end:start]
         end = max(end, start + size)
         number = 0

@@ -338,6 +338,15 @@ class Expectations:
             "; ".join(odd) or "they agree",
             self._scenario.where(()),
         )
+        unseen = [event.facts["error"] for event in self._log.find("save-failed", "destination")]
+        if unseen:
+            yield Check(
+                "invariant: what arrived can be looked at",
+                None,
+                "it saves itself again",
+                unseen[0],
+                self._scenario.where(()),
+            )
         early = early_frames(self._log, self._scenario.model.guest.mac)
         yield Check(
             "invariant: no frame of the guest's from the destination before the source stopped",

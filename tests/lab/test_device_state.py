@@ -84,6 +84,18 @@ CASES: list[tuple[str, DeviceSection | None, DeviceSection | None, list[str]]] =
         [f"{NAME}, field b: sent 0405, held none"],
     ),
     (
+        "the same bytes, which another version calls otherwise",
+        section(),
+        section(PAYLOAD, (("a", 0, 4), ("unused", 4, 6))),
+        [],
+    ),
+    (
+        "a field that another version calls otherwise",
+        section(),
+        section(flipped(5), (("a", 0, 4), ("unused", 4, 6))),
+        [f"{NAME}, field b, from byte 1: sent 05, held 04"],
+    ),
+    (
         "another version",
         section(),
         section(version_id=2),

@@ -228,6 +228,14 @@ CASES: list[tuple[tuple[str, ...], str]] = [
         "3:44: expect.device_state: only a destination that never ran",
     ),
     (
+        (PRECOPY, "unchecked: {memory: no}", "expect: {verdict: completed, memory: intact}"),
+        "3:21: unchecked.memory: the scenario checks it: `check_memory` or `expect.memory`",
+    ),
+    (
+        (PRECOPY, "unchecked: {device_state: no}", "steps: [migrate, check_device_state]", GOOD),
+        "3:27: unchecked.device_state: the scenario checks it: `check_device_state` or",
+    ),
+    (
         (PRECOPY, "steps: [{migrate: {}}]", "expect: {verdict: completed, memory: intact}"),
         "4:38: expect.memory: no step `check_memory`",
     ),
