@@ -21,6 +21,7 @@ from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.model.guest.announce import Announcer
 from testbed.model.guest.network import NetworkStack, checksum, guest_address
 from testbed.model.process import tap as module
+from testbed.model.process.nic import Nic
 from testbed.model.process.tap import Tap, TapRefused
 
 pytestmark = pytest.mark.live
@@ -138,6 +139,40 @@ async def test_a_device_that_is_gone_is_not_read_for_ever():
         await true_within(lambda: tap._loop is None)
         tap.send(numbered(1))
         assert tap.dropped == 1
+
+
+async def test_frames_of_a_guest_that_does_not_run_are_kept_until_it_does():
+    async with Namespace.create("host") as host:
+        with links.tap(host, "guest") as made:
+            await links.up(host, "guest")
+            nic = Nic("nic0", MAC, NetworkStack(MAC, guest_address(0)))
+            nic.attach(os.dup(made.fd), netdev="net0")
+            with packet_socket(host, "guest") as wire:
+                wire.setblocking(False)
+                numbers = iter(range(100))
+
+                def sends(count):
+                    """Send some frames: how many come out."""
+                    for _ in range(count):
+                        nic.send(numbered(next(numbers)))
+                    return came(wire)
+
+                assert sends(2) == []
+                nic.listen()
+                assert came(wire) == [numbered(0), numbered(1)]
+                assert sends(1) == [numbered(2)]
+                nic.deafen()
+                assert sends(1) == []
+                nic.listen()
+                assert came(wire) == [numbered(3)]
+
+
+def came(wire):
+    """The frames that have come; a TAP passes them on in the call that writes them."""
+    frames = []
+    while select.select([wire], [], [], 0)[0]:
+        frames.append(wire.recv(2048))
+    return frames
 
 
 @pytest.mark.parametrize("what", ["a socket", "closed", "no device"])

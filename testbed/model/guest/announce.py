@@ -1,8 +1,9 @@
 """Self-announcement: RARP frames by which switches learn where a machine's addresses are now.
 
-Frames go out at the backend, not through the guest, and on the real-time clock: whether the guest
-runs makes no difference. A destination announces when all is loaded, just before the guest may run,
-and in postcopy at RUN; `announce-self` does so whenever it is asked.
+Frames go out at the backend, not through the guest, and on the real-time clock. A destination
+announces when all is loaded, just before the guest may run, and in postcopy at RUN; `announce-self`
+does so whenever it is asked. While the guest does not run the backend keeps the frames: those of a
+destination with `-S` go out at `cont`, all that were due at once (measured on 5.2, 7.2 and 11.1).
 
 Source: QEMU `net/announce.c`, `announce_self_create`, `qemu_announce_self_once`,
 `qemu_announce_timer_step`, `qmp_announce_self`, since 4.0; early 2017 `migration/savevm.c` has the

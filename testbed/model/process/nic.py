@@ -21,6 +21,10 @@ TYPES = (
 """Of network clients; the model has one."""
 
 
+KEPT_MAX = 10_000
+"""Frames: QEMU's `nq_maxlen` (`net/queue.c`); those behind them are dropped."""
+
+
 class Nic:
     """One NIC.
 
@@ -33,25 +37,36 @@ class Nic:
     def __init__(self, name: str, mac: bytes, stack: NetworkStack) -> None:
         self.name, self.mac, self._stack = name, mac, stack
         self._tap: Tap | None = None
+        self._listens = False
+        self._kept: list[bytes] = []  # sent while the guest did not run
 
     def attach(self, fd: int, *, netdev: str) -> None:
         """Have it on a TAP; see `Tap`, also for what it raises."""
         self._tap = Tap(fd, self._received, netdev=netdev)
 
     def listen(self) -> None:
-        """The guest runs: it answers what it is asked, also what was asked while it did not."""
+        """The guest runs: what was kept goes out, and it answers also what was asked meanwhile."""
+        self._listens = True
         if self._tap is not None:
+            kept, self._kept = self._kept, []
+            for frame in kept:
+                self._tap.send(frame)
             self._tap.listen()
 
     def deafen(self) -> None:
         """The guest does not run."""
+        self._listens = False
         if self._tap is not None:
             self._tap.deafen()
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, as the device does: whether the guest runs or not."""
-        if self._tap is not None:
+        """Send a frame, or keep it until the guest runs (`qemu_can_send_packet`, `net/net.c`)."""
+        if self._tap is None:
+            return
+        if self._listens:
             self._tap.send(frame)
+        elif len(self._kept) < KEPT_MAX:
+            self._kept.append(frame)
 
     def introduce(self) -> None:
         """Tell the network of the guest, which boots."""
