@@ -59,6 +59,8 @@ class Turn(NamedTuple):
     """Said on COM1."""
     missing: Missing | None = None
     """The page that the guest waits for: once it came, it has something to do again."""
+    resets: bool = False
+    """It made the machine reset, and boots again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,22 @@ class Registers:
     pass_number: int  # ecx
     ticks: int  # edi
     owed: int  # esi: hundredths of a page
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a machine makes of its guest: whether it executes, and how often its timer ticks."""
+
+    tick_s: float | None = TICK_S
+    """From one interrupt of the timer to the next; None: none comes."""
+    first_tick_s: float = TICK_S
+    """Until the first one, from when the guest runs."""
+    executes: bool = True
+    """The CPU is in the guest's code, and not halted for ever."""
+    deaf: bool = False
+    """The CPU takes no interrupt, whatever the guest sets its timer to."""
+    ends_by_tick: bool = False
+    """The first interrupt goes where no handler is: a triple fault, which resets the machine."""
 
 
 class _Parameters(NamedTuple):
@@ -104,7 +122,9 @@ class Guest:
         self._is_halted = True
         self._filled = 0  # pages
         self._owed = 0  # hundredths of a page
+        self._pace = Pace()
         self._next_tick_s = 0.0
+        self._first_tick_s: float | None = None
 
     # What happens to the machine
 
@@ -122,21 +142,29 @@ class Guest:
         """Boot again, from the same disk."""
         self._begin(boots=True)
 
-    def loaded(self) -> None:
-        """A migration, or `loadvm`, put another memory there: go on from it."""
-        self._begin(boots=False)
+    def loaded(self, pace: Pace | None = None) -> None:
+        """A migration, or `loadvm`, put another memory there: go on from it.
 
-    def _begin(self, *, boots: bool) -> None:
-        self._boots, self._is_halted, self.ran = boots, False, False
+        Args:
+            pace: what the machine that came with it makes of the guest; None: it goes on as ever.
+        """
+        self._begin(boots=False, pace=pace or Pace())
+
+    def _begin(self, *, boots: bool, pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
+        self._first_tick_s = None if pace is None else pace.first_tick_s
+        self._boots, self._is_halted, self.ran = boots, not self._pace.executes, False
         self._filled = self._owed = 0
         if self._is_running:
-            self.next_at_s = self._next_tick_s
+            self.next_at_s = None if self._is_halted else self._next_tick_s
 
     def resume(self, now_s: float) -> None:
         """The CPU runs from now on."""
         if not self._is_running:
             self._is_running = True
-            self._next_tick_s = now_s + TICK_S
+            if self._first_tick_s is None:
+                self._first_tick_s = self._pace.tick_s or 0.0
+            self._next_tick_s, self._first_tick_s = now_s + self._first_tick_s, None
             self.next_at_s = None if self._is_halted else now_s
 
     def stop(self) -> None:
@@ -258,6 +286,7 @@ class Guest:
             return Turn()
         missing = self._memory.write(block, STATE_AT, STATE.pack(STATE_MAGIC, 0, 1, 0))
         assert missing is None, "the state was read just now"
+        self._pace = Pace(tick_s=None if self._pace.deaf else TICK_S)  # it sets its timer now
         self._next_tick_s = now_s + TICK_S
         self.next_at_s = self._next_tick_s
         return Turn(_line("guest filled", parameters.page_count) + _line("guest stamps", 0))
@@ -267,7 +296,11 @@ class Guest:
     ) -> Turn:
         index, pass_number, ticks = registers.index, registers.pass_number, registers.ticks
         owed, said = registers.owed, b""
-        for _ in range(self._ticks(now_s)):
+        came = self._ticks(now_s)
+        if came and self._pace.ends_by_tick:
+            self.reset()
+            return Turn(resets=True)
+        for _ in range(came):
             ticks = (ticks + 1) & U32
             owed = min(owed + parameters.rate, parameters.rate * TICKS_PER_SECOND, U32)
             if ticks % TICKS_PER_LINE == 0:
@@ -295,17 +328,20 @@ class Guest:
             assert unread is None, "the state was read just now"
         if missing is not None:
             return self._wait(missing, said)
-        self.next_at_s = now_s if owed >= TICKS_PER_SECOND else self._next_tick_s
+        rests_until_s = None if self._pace.tick_s is None else self._next_tick_s
+        self.next_at_s = now_s if owed >= TICKS_PER_SECOND else rests_until_s
         return Turn(said)
 
     def _ticks(self, now_s: float) -> int:
         """How many of the timer's ticks have come."""
-        count = 0
+        count, tick_s = 0, self._pace.tick_s
+        if tick_s is None:
+            return 0
         while now_s >= self._next_tick_s and count < TICKS_AT_ONCE:
-            self._next_tick_s += TICK_S
+            self._next_tick_s += tick_s
             count += 1
         if now_s >= self._next_tick_s:
-            self._next_tick_s = now_s + TICK_S
+            self._next_tick_s = now_s + tick_s
         return count
 
 

@@ -138,6 +138,29 @@ class Hardware:
                 ports = getattr(_get(entry, "ahci"), _path(inside.fields, "dev"))
                 _copy(ports[1], ports[0])
 
+    def value(self, device: tuple[str, int], name: str, index: int | None = None) -> Any:
+        """What a field of a device has, by the device's idstr and instance_id.
+
+        Args:
+            device: to be asked.
+            name: of a field, as descriptions say it.
+            index: of an element of a list of structs, which is returned as a mapping by the names
+                of its fields.
+
+        Returns:
+            Its value; None: the machine has no such device, or that no such field.
+        """
+        entry = self._device(*device)
+        field = None if entry is None else _field(entry, name)
+        if entry is None or field is None:
+            return None
+        value = getattr(entry.state, field.path)
+        if index is None:
+            return value
+        if field.vmstate is None or index >= len(value):
+            return None
+        return {each.name: getattr(value[index], each.path) for each in field.vmstate.fields}
+
     def _device(self, idstr: str, instance_id: int) -> Entry | None:
         """The entry that is known by now, whatever the registry would make of the name."""
         named = (each for each in self.registry if each.idstr == idstr)

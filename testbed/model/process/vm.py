@@ -15,6 +15,7 @@ from typing import Any
 from testbed.model.guest.announce import Announcements, AnnounceParameters
 from testbed.model.guest.guest import Guest
 from testbed.model.machines.hardware import Hardware
+from testbed.model.machines.pacing import pace
 from testbed.model.migration.effects import Say, Trace
 from testbed.model.migration.incoming import MigrationIncoming
 from testbed.model.migration.loadvm import load_machine
@@ -172,6 +173,9 @@ class Vm:
         if self.running:
             turn = self.guest.advance(self._loop.time())
             self._serial.say(turn.serial)
+            if turn.resets:
+                self.emit("RESET", {"guest": True, "reason": "guest-reset"})
+                self.reset()
             if turn.missing is not None:
                 self.asks_for(turn.missing)
         self._schedule()
@@ -220,7 +224,7 @@ class Vm:
 
     def loaded(self, *, heeds_run_state: bool = True) -> None:
         """What a migration brought is there: run, if it ran there and is to run here."""
-        self.guest.loaded()
+        self.guest.loaded(pace(self.hardware))
         came = self.hardware.run_state if heeds_run_state else None
         if came is not None and came != "running":
             self.status = came
@@ -284,4 +288,4 @@ class Vm:
         if ret < 0:
             lines = [effect.line for effect in mis.effects if isinstance(effect, Say)]
             raise VmStateFailed(ret, *lines)
-        self.guest.loaded()
+        self.guest.loaded(pace(self.hardware))
