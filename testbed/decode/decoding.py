@@ -28,8 +28,9 @@ from .reading import Batch, read
 
 PAGE_BYTES = 4096
 """Of targets whose channel does not say; x86's."""
-KEPT_BYTES_MAX = 64 << 20
-"""Of what is kept of a stream: device state and what lies around it, 0.5 MB seen."""
+KEPT_BYTES_MAX = 512 << 20
+"""Of what is kept of a stream: device state and what lies around it. Twice what one section may
+have (`wire/device.py`); `pc` has 0.5 MB, pseries 2.3 MB."""
 ELEMENT_BYTES = 200
 """Of an element beside its bytes."""
 
@@ -134,7 +135,7 @@ class Decoding:
             if self.parser.corrections or self.broken is not None:
                 layout = yield from self._recut()
         self.devices = [
-            DeviceState(element.section, element.offset, element.value.data)
+            DeviceState(element.section, element.offset, element.value.data, element.occurrence)
             for element in self.kept
             if isinstance(element.value, Payload) and element.section is not None
         ]

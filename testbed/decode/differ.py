@@ -8,6 +8,7 @@ higher versions, the same blocks. The texts are those of QEMU `migration/savevm.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,8 @@ FIELDS_SHOWN_MAX = 20
 """Of one section that differ."""
 HEX_SHOWN_MAX = 32
 """Digits of a value that is longer."""
-Key = tuple[str, int]
+Key = tuple[str, int, int]
+"""Of a section: idstr, instance_id, and the how-manieth of these it is."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Profile:
     blocks: dict[str, int] = field(default_factory=dict)  # used_length by idstr
     sections: dict[Key, Mapping[str, Any]] = field(default_factory=dict)  # START and FULL
     devices: dict[Key, DeviceState] = field(default_factory=dict)
+    _counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # and their type
     layout: Layout | None = None
 
     @classmethod
@@ -64,7 +67,9 @@ class Profile:
             case "command":
                 self.facts[f"command {facts['command']}"] = "sent"
             case "section" if facts["type"] in ("START", "FULL"):
-                self.sections.setdefault((facts["idstr"], facts["instance"]), facts)
+                name = facts["idstr"], facts["instance"]
+                self._counts[facts["type"], *name] += 1
+                self.sections.setdefault((*name, self._counts[facts["type"], *name]), facts)
                 for block in facts.get("blocks") or ():
                     self.blocks[block["idstr"]] = block["used_bytes"]
             case "end" if not facts["whole"]:
@@ -102,10 +107,12 @@ def _block(name: str, ours: int | None, theirs: int | None) -> Iterator[str]:
 
 def _section(key: Key, a: Profile, b: Profile) -> Iterator[str]:
     ours, theirs = a.sections.get(key), b.sections.get(key)
-    title = f"section {key[0]}{f', instance {key[1]:#x}' if key[1] else ''}"
+    instance, nth = key[1:]
+    title = f"section {key[0]}{f', instance {instance:#x}' if instance else ''}"
+    title += f", number {nth} of that name" if nth > 1 else ""
     if ours is None or theirs is None:
         only, lacks = ("A", "B") if theirs is None else ("B", "A")
-        says = f"Unknown savevm section or instance '{key[0]}' {key[1]}"
+        says = f"Unknown savevm section or instance '{key[0]}' {instance}"
         yield f"{title}: only in {only}; {lacks}'s QEMU would say: {says}"
         return
     if ours["version"] != theirs["version"]:

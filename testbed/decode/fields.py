@@ -22,11 +22,12 @@ class DeviceState:
     header: SectionHeader
     offset: int  # of the payload
     payload: bytes
+    occurrence: int = 1  # of its idstr and instance: some streams have two of them
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, int, int]:
         """What names it in a stream."""
-        return self.header.idstr, self.header.instance_id
+        return self.header.idstr, self.header.instance_id, self.occurrence
 
     def matches(self, pattern: str) -> bool:
         """True if the idstr is the one meant; `*` and `?` are wild."""

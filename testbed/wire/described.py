@@ -17,10 +17,11 @@ from .reader import Reader, Story
 from .structs import IDS, SECTION, U32
 from .vmdesc import TEXT_BYTES_MAX, Device
 
-HELD_BYTES_MAX = 64 << 20
-"""Of a device phase without footers, held until its vmdesc; 0.5 MB seen."""
+HELD_BYTES_MAX = 256 << 20
+"""Of a device phase without footers, held until its vmdesc: as of one section, `device.py`."""
 CANDIDATES_MAX = 16
-"""Of places that look like EOF and vmdesc, and are read as such."""
+"""Of places that look like EOF and vmdesc, and are read as such. A guest can make any number of
+them; by chance there is none, for it takes eight bytes."""
 EOF = bytes([SectionType.EOF])
 CANDIDATE = re.compile(rb'\x00\x06(.{4})\{ ?"', re.DOTALL)
 CANDIDATE_BYTES_MAX = 9

@@ -11,8 +11,10 @@ from .structs import SECTION
 from .successor import Successors
 
 EOF = bytes([SectionType.EOF])
-PAYLOAD_BYTES_MAX = 64 << 20
-"""Of such a section; 199 KB seen. So much is held to find its end."""
+PAYLOAD_BYTES_MAX = 256 << 20
+"""Of such a section: so much is held to find its end. QEMU has no bound. `virtio-gpu` saves the
+images of a guest (`max_hostmem`, 256 MiB), `s390-skeys` a byte for each 4 KiB of memory (256 MiB
+for 1 TiB), `spapr_iommu` 8 bytes for each page that a device may reach (2 MiB without any)."""
 
 
 def read_unreadable(

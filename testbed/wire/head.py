@@ -18,7 +18,7 @@ from .reader import Emit, Reader, Story
 from .structs import FILE_HEADER, MAGIC, U32, VERSION
 
 MACHINE_BYTES_MAX = 1024
-"""Of a machine type's name; real ones have some 20."""
+"""Of a machine type's name; real ones have some 20. QEMU allows a be32 of it."""
 CAPABILITIES_MAX = 256
 """Of a configuration; QEMU 11.1 knows about 30."""
 UUID_BYTES = 16

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .element import Configuration, Element, Payload, SectionHeader, SectionType, VmDescription
-from .layout import Layout
+from .layout import Layout, Section
 from .vmdesc import Device, objects, read_json, wrong
 
 LEARNED_BYTES_MAX = 64 << 20
@@ -28,7 +28,7 @@ class _Stream:
     """What one stream told: its vmdesc, and the version_id of each device section."""
 
     vmdesc: bytes
-    version_ids: tuple[int, ...]
+    version_ids: tuple[int | None, ...]  # None: that section is not as the vmdesc says
 
 
 class LearnedLayout:
@@ -50,6 +50,8 @@ class LearnedLayout:
                 expected = f"{len(devices)} version_ids"
                 raise wrong("learned layout", expected, f"{len(stream.version_ids)}")
             for device, version_id in zip(devices, stream.version_ids, strict=True):
+                if version_id is None:
+                    continue
                 key = device.idstr, device.instance_id, version_id
                 self._devices.setdefault(key, {}).setdefault(device.size_bytes, device)
 
@@ -57,12 +59,14 @@ class LearnedLayout:
     def of(cls, elements: Iterable[Element]) -> LearnedLayout:
         """Learn from a stream: its configuration, FULL sections and vmdesc; others are ignored.
 
+        A section that is not as long as the vmdesc says is not learned (`Layout.doubts`).
+
         Raises:
-            StreamError: it has no vmdesc, or its sections were not cut as that says.
+            StreamError: it has no vmdesc, or another number of sections than that says.
         """
         machine = ""
-        cut: list[tuple[str, int, int]] = []
-        version_ids: list[int] = []
+        cut: list[Section] = []
+        version_ids: list[int | None] = []
         for element in elements:
             match element.value:
                 case Configuration(name):
@@ -73,8 +77,12 @@ class LearnedLayout:
                 case Payload(data) if cut and _is_full(element):
                     cut[-1] = *cut[-1][:2], len(data)
                 case VmDescription(text):
-                    for why in Layout.parse(text).disagreements(cut):
-                        raise wrong("stream", "sections as its vmdesc says", why)
+                    layout = Layout.parse(text)
+                    if len(layout.devices) != len(cut):
+                        for why in layout.disagreements(cut):
+                            raise wrong("stream", "sections as its vmdesc says", why)
+                    for at in layout.doubts(cut):
+                        version_ids[at] = None
                     return cls(machine, [_Stream(text, tuple(version_ids))])
         raise wrong("stream", "a vmdesc to learn from", "none")
 
@@ -97,7 +105,7 @@ class LearnedLayout:
 
         An object: `machine`; `streams`, a list of objects: `vmdesc`, its text as it came, for JSON
         with duplicate keys does not survive being parsed; `version_ids`, one for each of its
-        devices.
+        devices, null for one that the stream had otherwise.
         """
         streams = [
             {"version_ids": stream.version_ids, "vmdesc": stream.vmdesc.decode("latin-1")}
@@ -143,6 +151,8 @@ def _stream(node: Any) -> _Stream:
     text, version_ids = node.get("vmdesc"), node.get("version_ids")
     if not isinstance(text, str) or any(ord(each) > 0xFF for each in set(text)):
         raise wrong(inside, "a text of bytes as `vmdesc`", type(text).__name__)
-    if not isinstance(version_ids, list) or not all(type(each) is int for each in version_ids):
-        raise wrong(inside, "integers as `version_ids`", type(version_ids).__name__)
+    if not isinstance(version_ids, list) or not all(
+        each is None or type(each) is int for each in version_ids
+    ):
+        raise wrong(inside, "integers or null as `version_ids`", type(version_ids).__name__)
     return _Stream(text.encode("latin-1"), tuple(version_ids))

@@ -16,7 +16,9 @@ from .reader import Emit, Reader, Story
 from .structs import U64
 
 DATA_BYTES_MAX = 64 << 20
-"""Of one record; VFIO sends 1 MiB at a time, the others less."""
+"""Of one record. QEMU has no bound. VFIO sends 1 MiB at a time, as long as nobody sets it otherwise
+(`VFIO_MIG_DEFAULT_DATA_BUFFER_SIZE`), dirty bitmaps and storage attributes a few KiB (`CHUNK_SIZE`,
+`CMMA_BLOCK_SIZE`)."""
 DISK_BLOCK_BYTES = 1 << 20
 """`BLK_MIG_BLOCK_SIZE`; the end of a disk is filled up to it."""
 SECTOR_BYTES = 512

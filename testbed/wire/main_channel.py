@@ -30,7 +30,7 @@ from .element import (
 from .encode import encode
 from .error import Cut, StreamError
 from .head import read_head
-from .layout import Layout
+from .layout import Layout, Section
 from .learned import LearnedLayout
 from .live import live
 from .ram import Ram, RamSection
@@ -42,13 +42,17 @@ from .vmdesc import Device
 from .witness import Witness
 
 SECTIONS_MAX = 65_536
-"""Of one stream, PART and END not counted; real ones have some 60."""
+"""Of one stream, PART and END not counted. QEMU has no bound: a header of each is kept. Machines of
+10.0 have at most 4096 CPUs, with five sections each (pseries), and some 60 beside them."""
 CORRECTIONS_MAX = 100
+"""Told of one stream: who reads more of them learns nothing new."""
 RAM = "ram"
 RAM_VERSION = 4
 LATER = (SectionType.PART, SectionType.END)
 PLAIN = int(RamFlag.PAGE | RamFlag.CONTINUE)
 ADDRESSES_END = 1 << 48
+"""Of a page within its block: no host that QEMU runs on has a larger address space for a process
+(47 bits with four levels of page tables, and QEMU maps no block in the room of a fifth)."""
 
 
 class MainChannel(Channel):
@@ -56,7 +60,8 @@ class MainChannel(Channel):
 
     `phase` is where the channel is after the elements returned last; `layout` is the vmdesc once
     it came; `corrections` says where it contradicts the boundaries of device sections that were
-    inferred before, `confirmed` that it came and agrees with all of them; `footers` is whether
+    inferred before, `doubts` which of these are not certain then, by section_id, and why;
+    `confirmed` is that it came and agrees with all of them; `footers` is whether
     sections have footers, None until the first section that says where it ends tells.
 
     Where no vmdesc comes, `layout` is what a learned layout has of the sections that it was used
@@ -84,6 +89,7 @@ class MainChannel(Channel):
         self.phase = Phase.POSTCOPY if recovery else Phase.HEADER
         self.layout: Layout | None = None
         self.corrections: list[str] = []
+        self.doubts: dict[int, str] = {}
         self.footers: bool | None = None
         self.refused: str | None = None
         self.vmdesc_error: str | None = None
@@ -94,7 +100,8 @@ class MainChannel(Channel):
         self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery, witness=witness)
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
-        self._devices: list[tuple[str, int, int]] = []  # idstr, instance_id, size of the payload
+        self._devices: list[Section] = []
+        self._device_ids: list[int] = []  # the section_id of each
         self._tally = Tally()
         super().__init__()
 
@@ -270,6 +277,7 @@ class MainChannel(Channel):
             self._emit(Payload(payload), 0, (), certainty)
         if header.type is SectionType.FULL:
             self._devices.append((header.idstr, header.instance_id, len(payload)))
+            self._device_ids.append(header.section_id)
         if self.footers is not False:
             yield from self._read_footer(header, certainty)
 
@@ -377,6 +385,9 @@ class MainChannel(Channel):
             self.corrections.append(self.vmdesc_error)
             return
         self.corrections += islice(self.layout.disagreements(self._devices), CORRECTIONS_MAX)
+        if self.corrections:
+            doubts = self.layout.doubts(self._devices)
+            self.doubts = {self._device_ids[at]: why for at, why in doubts.items()}
         if (yield from self._reader.more()):
             at = self._reader.offset
             self.corrections.append(f"bytes from offset {at:#x} on follow what seemed the vmdesc")

@@ -15,8 +15,8 @@ from .structs import MAPPED_RAM
 VERSION = 1
 PIECE_BYTES = 1 << 20
 """Of pages, or of the space between them, in one element."""
-BITMAP_BYTES_MAX = 64 << 20
-"""One bit a page, so 2 TiB of RAM in one block."""
+BITMAP_BYTES_MAX = 1 << 30
+"""One bit a page, so 32 TiB of RAM in one block, the most that hosts have."""
 WORD_BYTES = 8
 """The bitmap is an array of them, in the byte order of the host that wrote it."""
 INSIDE = "mapped-ram"

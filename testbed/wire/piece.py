@@ -93,7 +93,7 @@ class Piece:
             raise EditError("a run of pages cannot be edited: read the stream without runs")
         spans = element.spans
         if layout is not None and element.section is not None and not spans:
-            key = element.section.idstr, element.section.instance_id
+            key = element.section.idstr, element.section.instance_id, element.occurrence
             if layout.size(*key) == len(element.raw):
                 spans = tuple(layout.spans(*key))
         return Piece(element.raw, element.value, spans, element.in_package)

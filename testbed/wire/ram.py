@@ -28,7 +28,8 @@ from .structs import MAPPED_RAM, U32, U64, XBZRLE, XBZRLE_ENCODING
 from .witness import Witness
 
 BLOCKS_MAX = 4096
-"""RAM blocks of one machine; real ones have tens."""
+"""RAM blocks of one machine. QEMU has no bound. Machines have some ten, one for each DIMM (256 at
+most: `ACPI_MAX_RAM_SLOTS`) and one for the ROM of each PCI device."""
 COMPRESSED_PAGES_MAX = 2
 """Bytes of a compressed page, in pages: more than zlib's compressBound of any page."""
 PAGE_BYTES = frozenset(1 << bits for bits in range(10, 24))

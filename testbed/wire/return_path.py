@@ -13,9 +13,10 @@ from .structs import BITMAP_END_MARK, MESSAGE, U64
 from .tally import Tally
 
 MESSAGE_BYTES_MAX = 512
-"""Of a payload: QEMU refuses more."""
-BITMAP_BYTES_MAX = 64 << 20
-"""Of a received bitmap: one bit a page, so 2 TiB of RAM in one block."""
+"""Of a payload: QEMU refuses more (`buf` in `source_return_path_thread`)."""
+BITMAP_BYTES_MAX = 1 << 30
+"""Of a received bitmap: one bit a page, so 32 TiB of RAM in one block, the most that hosts have.
+QEMU compares it with the block's own size."""
 
 
 class ReturnPath(Channel):

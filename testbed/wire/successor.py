@@ -19,12 +19,15 @@ from .reader import Reader
 from .structs import COMMAND, IDS, U32
 
 VMDESC_BYTES_MAX = 64 << 20
-"""A vmdesc of a real machine has some 100 KB; what claims more is no vmdesc."""
-SECTION_ID_MAX = 1 << 16
-INSTANCE_ID_MAX = 1 << 16
-INSTANCE_ID_ANY = 0xFFFFFFFF
-VERSION_ID_MAX = 1 << 31
-"""No lower: `eeprom` has version 20061113."""
+"""Of a vmdesc. QEMU has no bound: the length is a be32. `q35` with 255 CPUs has 2 MB (7.2), so one
+with 4096, the most of any machine of 10.0, some 32 MB."""
+SECTION_IDS_END = 1 << 31
+"""A section_id is an `int` that counts what was registered, hotplugged or not, up from 0
+(`global_section_id` in QEMU `migration/savevm.c`). A pseries registers each 256 MiB of its `maxmem`
+as a connector, so real ones pass 65536."""
+VERSION_IDS_END = 1 << 31
+"""`int version_id` in QEMU `include/migration/vmstate.h`; `eeprom` has 20061113. An instance_id has
+no such bound, it is any be32: `spapr_iommu` has its bus number, 0x80000000 and up."""
 PACKAGE_PINGS = (3, 0x42)
 """PING 3 since 2.5, PING 0x42 since 10.2: what precedes RUN in a package."""
 
@@ -121,18 +124,18 @@ class Successors:
         if stop - at < 6:
             return None
         section_id, idstr_length = U32.unpack_from(data, at + 1)[0], data[at + 5]
-        if section_id in self.sections or section_id >= SECTION_ID_MAX or not idstr_length:
+        if section_id in self.sections or section_id >= SECTION_IDS_END or not idstr_length:
             return False
         ids_at = at + 6 + idstr_length
         idstr = data[at + 6 : min(ids_at, stop)]
+        # Names in QEMU's source, and paths of devices and objects, whose ids QEMU checks
+        # (`id_wellformed`): they are printable ASCII.
         if not all(0x20 <= byte < 0x7F for byte in idstr):
             return False
         if stop - ids_at < IDS.size:
             return None
-        instance_id, version_id = IDS.unpack_from(data, ids_at)
-        if instance_id >= INSTANCE_ID_MAX and instance_id != INSTANCE_ID_ANY:
-            return False
-        return bool(version_id < VERSION_ID_MAX)
+        _, version_id = IDS.unpack_from(data, ids_at)
+        return bool(version_id < VERSION_IDS_END)
 
     def _command(self, data: bytes | mmap, at: int, stop: int, limit_at: int | None) -> bool | None:
         if stop - at < COMMAND.size:

@@ -17,15 +17,23 @@ from typing import Any, NamedTuple
 from .error import StreamError
 from .fields import LIST_MARK, SUBSECTION, SUBSECTION_HEAD_BYTES, Field
 
-TEXT_BYTES_MAX = 8 << 20
-"""Of a vmdesc that is read; 147 KB seen. What is longer passes, but describes nothing."""
+TEXT_BYTES_MAX = 48 << 20
+"""Of a vmdesc that is read. What is longer passes, but describes nothing. `q35` has 7.7 KB for each
+CPU (7.2), 32 MB for 4096 of them, which is the most of any machine of 10.0."""
+OBJECTS_MAX = 2_000_000
+"""Objects and lists in its JSON: each takes far more memory than text. `q35` has 163 for each CPU,
+0.7 million for 4096 of them."""
 DEPTH_MAX = 48
 """Of structs and subsections in each other; 6 seen."""
 PATH_CHARACTERS_MAX = 1000
 """Of the dotted name of a field, its section's idstr included."""
-NODES_MAX = 500_000
-"""Of fields and subsections in all; 3000 seen."""
+NODES_MAX = 1_000_000
+"""Of fields and subsections in all; `q35` has 123 for each CPU (7.2), half a million for 4096."""
 SECTION_BYTES_MAX = 1 << 32
+"""No section has more: 4 GiB is far beyond `device.PAYLOAD_BYTES_MAX`, but a sum stays an integer
+of 64 bits wherever it goes."""
+INSTANCE_IDS = range(-(1 << 31), 1 << 32)
+"""An instance_id is a be32, which the JSON of QEMU before 5.0 has as an `int`."""
 FIELDS_MAX = 100_000
 """Of one section's leaf fields, a run counting once; some 3000 seen."""
 
@@ -100,6 +108,8 @@ def read_json(text: bytes, inside: str, *, bytes_max: int | None = None) -> Any:
     bytes_max = TEXT_BYTES_MAX if bytes_max is None else bytes_max
     if len(text) > bytes_max:
         raise wrong(inside, f"at most {bytes_max} bytes", f"{len(text)}")
+    if text.count(b"{") + text.count(b"[") > OBJECTS_MAX:
+        raise wrong(inside, f"at most {OBJECTS_MAX} objects and lists", "more")
     try:
         # The hook costs a call per object: only lists need it.
         return json.loads(text, object_pairs_hook=_object if LISTS.search(text) else None)
@@ -139,7 +149,7 @@ class _Parser:
             size = _integer(node, "size", idstr)
             if _sum(nodes, idstr) != size:
                 nodes = (Node("data", "buffer", size),) if size else ()
-        return Device(idstr, _integer(node, "instance_id", idstr), size, nodes)
+        return Device(idstr, _instance_id(node, idstr), size, nodes)
 
     def _members(self, node: Json, inside: str, depth: int) -> tuple[Node, ...]:
         """Fields, then subsections, of a device, struct or subsection."""
@@ -326,6 +336,13 @@ def _integer(node: Json, key: str, inside: str) -> int:
         got = repr(found)[:40] if isinstance(found, int | float) else _kind(found)
         raise wrong(inside, f"0 to {SECTION_BYTES_MAX} as `{key}`", got)
     return found
+
+
+def _instance_id(node: Json, inside: str) -> int:
+    found = node.get("instance_id")
+    if type(found) is not int or found not in INSTANCE_IDS:
+        raise wrong(inside, "a number of 32 bits as `instance_id`", _kind(found))
+    return found % (1 << 32)
 
 
 def _kind(found: object) -> str:

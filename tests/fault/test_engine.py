@@ -585,8 +585,9 @@ def test_boundaries_that_the_vmdesc_denies_are_not_struck(step: int) -> None:
     engine = FaultEngine((fault(place, SetField(0)),))
     assert through(engine, steps(stream, step)) == stream
     assert engine.unfired() == [
-        "fault 1 (it) never fired: it could not be placed: vmdesc and stream disagree on the "
-        "section's size"
+        "fault 1 (it) never fired: at the footer of FULL 0000:00:02.0/virtio-net, instance 0, "
+        "section 7: it could not be placed: vmdesc and stream disagree on the section's size: "
+        "14 and 15 bytes"
     ]
 
 

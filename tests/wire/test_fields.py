@@ -105,6 +105,11 @@ def test_any_bytes_are_a_value_that_json_can_say(kind: str, data: bytes, array_l
 STREAMS = [
     *(f"qemu{version}-{what}.c0" for version in ("7.2", "10.0") for what in ("precopy", "xbzrle")),
     *("qemu7.2-devices-net", "qemu10.0-devices-storage", "qemu10.0-devices-memory"),
+    *(  # `s390x` of 7.2 has a wrong vmdesc, which that program cannot read either
+        f"targets/{name}"
+        for name in ("qemu10.0-aarch64-virt", "qemu7.2-ppc64-pseries", "qemu10.0-s390x")
+    ),
+    *(f"targets/qemu7.2-{name}" for name in ("riscv64-virt", "microvm", "isapc")),
 ]
 
 
@@ -133,14 +138,16 @@ def test_every_field_agrees_with_analyze_migration(name: str) -> None:
                     raw = b"".join(ours.pop(key)[2] for key in inside)
                     assert raw.hex(" ") == said
             assert {kind for kind, _, _ in ours.values()} <= {SUBSECTION}
-    assert [key for key in state if not key.startswith("ram ")] == []
-    assert compared > 2000
+    # Memory, live sections that it only reads over, and sections without a byte.
+    assert [key for key in state if not key.startswith("ram ") and state[key]] == []
+    assert compared > 400
 
 
 def own_leaves(element: Element, layout: Layout) -> Iterator[tuple[str, str, FieldValue, bytes]]:
     """Name, type, value and bytes of each field, an array's elements alone."""
     assert element.section is not None
-    run = layout.fields(element.section.idstr, element.section.instance_id)
+    section = element.section.idstr, element.section.instance_id, element.occurrence
+    run = layout.fields(*section)
     for field, said in zip(run, values(run, element.raw), strict=True):
         for index, one in enumerate(said if isinstance(said, list) else [said]):
             start = field.start + index * field.size_bytes
@@ -172,8 +179,10 @@ def assert_same(theirs: Any, kind: str, ours: FieldValue, raw: bytes) -> None:
             # It takes `uint8 equal` for signed.
             assert ours == int(number[2]) or kind.startswith("uint")
     else:
-        assert theirs == raw.hex(" ")
+        assert theirs == ("nullptr" if kind == "nullptr" else raw.hex(" "))
         match kind:
+            case "nullptr":
+                assert ours is None
             case "timer":
                 assert ours == int.from_bytes(raw, "big", signed=True)
             case "bitmap":

@@ -140,7 +140,7 @@ CLAIMS = [
         MainChannel,
         mapped(len(mapped(0, 0)), 1 << 20, 1 << 63),
         len(mapped(0, 0)),
-        "expected a bitmap of at most 67108864 bytes, got 281474976710656",
+        "expected a bitmap of at most 1073741824 bytes, got 281474976710656",
         id="mapped-ram-bitmap",
     ),
 ]

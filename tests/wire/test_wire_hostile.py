@@ -157,7 +157,7 @@ def test_what_cannot_be_is_opaque_from_there_on(data: bytes, why: str) -> None:
 RETURN_PATH_WRONG = [
     pytest.param(build_message(2, bytes(513)), "at most 512 bytes, got 513", id="length"),
     pytest.param(
-        build_message(5, b"\1a", bitmap=b"\0\0\0\0\xff\0\0\0"), "at most 67108864", id="bitmap"
+        build_message(5, b"\1a", bitmap=b"\0\0\0\0\xff\0\0\0"), "at most 1073741824", id="bitmap"
     ),
     pytest.param(
         build_message(5, b"\1a", bitmap=bytes(16)), "expected 0x123456789abcdef, got 0x0", id="mark"
@@ -178,7 +178,6 @@ def test_footer_and_header_of_a_known_section_in_a_payload_are_not_believed() ->
     imitations = (
         b"\x7e\0\0\0\5\4\0\0\0\5\5timer\0\0\0\0\0\0\0\1",
         b"\x7e\0\0\0\5\4\0\0\0\7\5ti\0er\0\0\0\0\0\0\0\1",
-        b"\x7e\0\0\0\5\4\0\0\0\7\5timer\0\1\0\0\0\0\0\1",
         b"\x7e\0\0\0\5\4\0\0\0\7\5timer\0\0\0\0\x80\0\0\0",
         b"\x7e\0\0\0\5\2\0\0\0\2",
         b"\x7e\0\0\0\5\x08\0\2\0\4",

@@ -222,6 +222,10 @@ def postcopy() -> bytes:
     )
 
 
+TARGETS = sorted(
+    f"targets/{path.name.removesuffix('.bin.xz')}" for path in DATA.glob("targets/*.bin.xz")
+)
+"""Streams of other machines than x86-64's `pc`."""
 RECORDED = sorted(path.name.removesuffix(".bin.xz") for path in DATA.glob("*.bin.xz"))
 BUILT = {"precopy": precopy(), "postcopy": postcopy()}
 

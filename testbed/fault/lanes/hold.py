@@ -7,17 +7,16 @@ its length and the destination reads it whole before it uses any of it: the pack
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 
 from testbed.fault.strikes.ledger import DEVICE_BYTES_MAX
-from testbed.wire import Layout
 from testbed.wire.element import (
     Certainty,
     Command,
     CommandType,
     Element,
     Opaque,
-    Payload,
     SectionHeader,
     SectionType,
     VmDescription,
@@ -41,21 +40,19 @@ class Hold:
             not self.is_package and isinstance(element.value, VmDescription | Opaque)
         )
 
-    def settle(self, layout: Layout | None) -> bool:
-        """Confirm the boundaries of the device sections held; false if the vmdesc denies them."""
-        if layout is None or not isinstance(self.elements[-1].value, VmDescription):
-            return True
-        sizes = _payload_sizes(self.elements)
-        described = {key: layout.size(*key) for key in sizes}
-        if any(described[key] not in (None, size) for key, size in sizes.items()):
-            return False
+    @property
+    def is_described(self) -> bool:
+        """The vmdesc is what it ends with."""
+        return isinstance(self.elements[-1].value, VmDescription)
+
+    def settle(self, doubts: Container[int]) -> None:
+        """The vmdesc came: all boundaries are certain but those of these sections, by id."""
         self.elements = [
             replace(element, certainty=Certainty.EXACT)
-            if element.section is not None and described.get(_key(element.section)) is not None
+            if element.section is not None and element.section.section_id not in doubts
             else element
             for element in self.elements
         ]
-        return True
 
 
 def package_bytes(element: Element) -> int:
@@ -71,16 +68,3 @@ def begins_device_phase(element: Element) -> bool:
     value = element.value
     is_full = isinstance(value, SectionHeader) and value.type is SectionType.FULL
     return is_full and not element.in_package
-
-
-def _payload_sizes(elements: list[Element]) -> dict[tuple[str, int], int]:
-    sizes: dict[tuple[str, int], int] = {}
-    for element in elements:
-        if element.section is not None:
-            added = len(element.raw) if isinstance(element.value, Payload) else 0
-            sizes[_key(element.section)] = sizes.get(_key(element.section), 0) + added
-    return sizes
-
-
-def _key(section: SectionHeader) -> tuple[str, int]:
-    return section.idstr, section.instance_id

@@ -342,9 +342,10 @@ class Lane(Generic[Parser]):
         hold, self._hold = self._hold, None
         if hold is None:
             return
-        if not hold.settle(self._scene.ledger.layout):
-            why = "it could not be placed: vmdesc and stream disagree on the section's size"
-            self._strikes.miss(list(filter(_is_in_device_state, self._strikes.faults())), why)
+        parser = self.parser
+        if hold.is_described and isinstance(parser, MainChannel) and parser.layout is not None:
+            hold.settle(parser.doubts)
+            self._strikes.known.doubts = parser.doubts
         if hold.is_package:
             self._release_package(hold)
         else:

@@ -12,7 +12,7 @@ from .place import Known, Matcher, Range, narrowed
 from .records import Records
 
 BLOCKS_MAX = 4096
-"""Of a machine, as in the parser; what is beyond is not counted."""
+"""Of a machine, as in the parser (`wire/ram.py`); what is beyond is not counted."""
 NEVER = 1 << 64
 DIGITS = 6
 """Of a share of pages: 0.07 of 100 are 7, whatever binary fractions make of it."""

@@ -5,6 +5,7 @@ What finds each kind of place is in `sections.py`, `elements.py` and `pages.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -21,7 +22,7 @@ from testbed.fault.plan import (
     StatePlace,
 )
 from testbed.wire import Layout
-from testbed.wire.element import Element
+from testbed.wire.element import Element, SectionType
 from testbed.wire.kinds import KINDS
 
 from .parts import part_of
@@ -54,7 +55,20 @@ class Known:
     postcopy: bool = False  # POSTCOPY_RUN has passed
     page_bytes: int = 4096
     layout: Layout | None = None
+    doubts: Mapping[int, str] = field(default_factory=dict)  # as `MainChannel` has them
     blocks: dict[str, int] = field(default_factory=dict)  # used bytes of each RAM block
+
+    def check(self, element: Element) -> None:
+        """See that the element begins and ends where it was cut.
+
+        Raises:
+            Miss: it belongs to a device section that the vmdesc has otherwise.
+        """
+        section = element.section
+        if self.doubts and section is not None and section.type is SectionType.FULL:
+            why = self.doubts.get(section.section_id)
+            if why is not None:
+                raise Miss(f"it could not be placed: vmdesc and stream disagree on {why}")
 
 
 class Miss(Exception):

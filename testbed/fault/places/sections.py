@@ -147,7 +147,7 @@ def device_field(element: Element, name: str, byte: int | None, known: Known) ->
     unknown, layout = f"field {name!r} could not be placed", known.layout
     if layout is None or element.section is None:
         raise Miss(f"{unknown}: no vmdesc tells the section's layout")
-    key = element.section.idstr, element.section.instance_id
+    key = element.section.idstr, element.section.instance_id, element.occurrence
     size = layout.size(*key)
     if size != len(element.raw):
         described = "does not know it" if size is None else f"says {size} bytes"

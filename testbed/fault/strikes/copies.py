@@ -56,8 +56,13 @@ class LastBytes(Lookout):
 
     def keep(self, data: bytes | None) -> None:
         """Keep these bytes; None: they were too many."""
+        if data is None:
+            self.lose(f"what passed there was more than {COPY_BYTES_MAX} bytes")
         self._data = data
-        self._why = f"what passed there was more than {COPY_BYTES_MAX} bytes"
+
+    def lose(self, why: str) -> None:
+        """What passed there last cannot be sent again."""
+        self._data, self._why = None, why
 
     def last(self) -> bytes:
         """What to put in again.

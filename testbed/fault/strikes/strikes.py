@@ -170,13 +170,6 @@ class Strikes:
             self._cannot(*self._last_cut, "nothing came after it")
             self._last_cut = None
 
-    def miss(self, faults: Sequence[Fault], why: str) -> None:
-        """These faults cannot strike any more."""
-        for fault in faults:
-            self._ledger.miss(fault, why)
-            self._scene.draws[fault.name].used()
-        self.prune()
-
     def _is_here(self, lookout: Lookout) -> bool:
         number = self.number if self._has_its_number else None
         return self.channel is not None and lookout.is_on(self.channel, number)
@@ -230,6 +223,7 @@ class Strikes:
                 found = trigger.find(element, known)
                 if found is not None:
                     changed = True
+                    known.check(element)
                     keeper = self._scene.keepers.get(trigger.fault.name)
                     edits.append(edit_of(trigger.fault, found, element, known, keeper))
             except Miss as miss:
@@ -257,7 +251,13 @@ class Strikes:
         if not isinstance(keeper, LastBytes):
             assert isinstance(element.value, RamPage)
             keeper.keep(element.value, self.known.page_bytes)
-        elif keeper.is_section:
+            return
+        try:
+            self.known.check(element)
+        except Miss as miss:
+            keeper.lose(str(miss))
+            return
+        if keeper.is_section:
             self._collectors.append(Collector(element, keeper.keep))
         else:
             keeper.keep(element.raw[found.start : found.end])
@@ -277,6 +277,7 @@ class Strikes:
             self._apply(element, edits)
             return
         try:
+            self.known.check(element)
             exchange.add(element, edits)
         except Miss as miss:
             self._settle(str(miss))

@@ -1,0 +1,101 @@
+"""Faults in the device state of other machines strike where their section's ends are certain."""
+
+import pytest
+from fault_helpers import main, passed, run
+from wire_helpers import TARGETS, parse, pieces, recorded
+
+from testbed.fault.engine import FaultEngine
+from testbed.fault.plan import (
+    Duplicate,
+    ElementPlace,
+    Fault,
+    Insert,
+    Replay,
+    SectionPlace,
+    SetField,
+    Swap,
+)
+from testbed.wire import MainChannel
+from testbed.wire.element import Element, Payload, SectionFooter, SectionHeader, SectionType
+
+S390_BEFORE_10 = "targets/qemu7.2-s390x.fwd"
+CSS = SectionPlace("s390_css", "full")
+WHY = "it could not be placed: vmdesc and stream disagree on the section's size: 272 and 1039 bytes"
+
+
+def footers(name: str) -> list[Element]:
+    """Of all device sections."""
+    return [
+        each
+        for each in parse(MainChannel(), [recorded(name)])
+        if isinstance(each.value, SectionFooter)
+        and each.section is not None
+        and each.section.type is SectionType.FULL
+    ]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_fault_strikes_in_every_section_whose_ends_are_certain(name: str) -> None:
+    faults, expected = [], bytearray(recorded(name))
+    for number, element in enumerate(footers(name)):
+        assert element.section is not None
+        idstr, instance_id = element.section.idstr, element.section.instance_id
+        nth = element.occurrence
+        place = SectionPlace(idstr, "full", instance_id, nth, part="footer", field="mark")
+        faults.append(Fault(place, SetField(0x7D), f"{number}"))
+        if idstr != "s390_css" or name != S390_BEFORE_10:
+            assert expected[element.offset] == 0x7E
+            expected[element.offset] = 0x7D
+    assert len(faults) >= 12
+    engine = FaultEngine(tuple(faults))
+    assert passed(run(main(engine), pieces(recorded(name), 5))) == expected
+    doubtful = 1 if name == S390_BEFORE_10 else 0
+    assert len(engine.unfired()) == doubtful
+    assert all(each.endswith(WHY) for each in engine.unfired())
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault(CSS, Insert(b"!"), "it"), WHY),
+        (Fault(CSS, Duplicate(), "it"), WHY),
+        (Fault(SectionPlace("s390_css", part="payload"), SetField(0), "it"), WHY),
+        (
+            Fault(SectionPlace("s390_css", part="payload", field="max_ssid"), SetField(0), "it"),
+            "272",
+        ),
+        (Fault(ElementPlace("payload", name="s390_css", byte=9), SetField(0), "it"), WHY),
+        (Fault(SectionPlace("PCIBUS"), Swap(), "it"), WHY),  # with the one behind it
+        (Fault(SectionPlace("todclock"), Replay(CSS), "it"), WHY),
+    ],
+)
+def test_what_would_touch_the_section_in_doubt_is_refused(fault: Fault, why: str) -> None:
+    data = recorded(S390_BEFORE_10)
+    engine = FaultEngine((fault, Fault(SectionPlace("todclock"), Insert(b"!"), "other")))
+    out = passed(run(main(engine), [data]))
+    todclock = next(
+        each.offset
+        for each in parse(MainChannel(), [data])
+        if isinstance(each.value, SectionHeader) and each.value.idstr == "todclock"
+    )
+    assert out == data[:todclock] + b"!" + data[todclock:]
+    (unfired,) = engine.unfired()
+    assert unfired.startswith("fault 1 (it) never fired: ")
+    assert why in unfired
+
+
+def test_a_field_of_the_second_of_two_sections_of_one_name_is_its_own() -> None:
+    name = "targets/qemu7.2-isapc.fwd"
+    data = recorded(name)
+    payloads = [
+        each
+        for each in parse(MainChannel(), [data])
+        if isinstance(each.value, Payload) and each.section and each.section.idstr == "isa-ide"
+    ]
+    place = SectionPlace("isa-ide", "full", 0, 2, part="payload", field="bus.unit")
+    engine = FaultEngine((Fault(place, SetField(1), "it"),))
+    out = passed(run(main(engine), [data]))
+    assert engine.unfired() == []
+    changed = [at for at, (old, new) in enumerate(zip(data, out, strict=True)) if old != new]
+    assert len(changed) == 1
+    assert payloads[1].offset <= changed[0] < payloads[1].end
