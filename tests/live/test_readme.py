@@ -34,7 +34,7 @@ STREAMS = {
     "newer.stream": "qemu10.0-precopy.c0.fwd",
     "postcopy.stream": "qemu7.2-postcopy.c0.fwd",
 }
-LIBRARY = ("bad_footer_mark", "truncated_ram")
+LIBRARY = ("bad_footer_mark",)
 """What a command for all scenarios plays here; `test_scenarios.py` plays all."""
 
 pytestmark = pytest.mark.live
