@@ -116,7 +116,7 @@ def _cgroup_limits() -> list[tuple[Path, int]]:
     """The `pids.max` of this process's cgroup, and of those above it (`--pids-limit`, TasksMax)."""
     found = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(errors="surrogateescape").split("\n")[:-1]
     except OSError:  # no cgroups, or no /proc: then there is no such limit to be found
         return []
     for line in lines:

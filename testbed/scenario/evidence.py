@@ -63,8 +63,8 @@ class Evidence:
         """Why a verdict that was made of the log cannot be told; None: it can."""
         if self.deciding is not None:
             return self.deciding
-        if verdict == "hang":
-            return self.waited
+        if verdict == "hang":  # it may have waited for a frame that nobody saw
+            return self.waited or self.frames
         return self.serial if verdict == "guest-lost" else None
 
     def weighed(self, check: Check) -> Check:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,22 @@ GROWTH_BYTES_MAX = 16 << 20
 def full_disk():
     """What nothing can be written to."""
     return Path("/dev/full").open("wb")
+
+
+def test_an_error_of_the_model_s_own_ends_it_as_no_migration_does(tmp_path):
+    code = (
+        "import sys\n"
+        "from testbed.model.process import main, vm\n"
+        "def fails(_vm): raise KeyError('of the model')\n"
+        "vm.Vm.run_guest = fails\n"  # which a timer calls
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    boot = tmp_path / "boot.img"
+    boot.write_bytes(BOOT)
+    argv = [sys.executable, "-c", code, *BASE, "-drive", f"file={boot},format=raw,if=ide"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert "KeyError: 'of the model'" in done.stderr
 
 
 def server(path):

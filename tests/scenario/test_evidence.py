@@ -118,6 +118,15 @@ def test_a_verdict_is_made_of_all_that_decides(kinds, verdict, tmp_path: Path) -
     assert why_unknown(log) == said
 
 
+def test_a_wait_for_a_frame_that_was_lost_is_no_hang(tmp_path: Path) -> None:
+    facts = {"what": "an announcement", "within_s": 5, "provided_for": None}
+    run = Run().begin().write("run", "wait-expired", **facts)
+    run.end(RUNS, {"run_state": "inmigrate", "status": "active"})
+    it = scenario(tmp_path, "verdict: completed")
+    assert judge(it, run.log)[0] == "hang"
+    assert judge(it, capture_lost(run).log)[0] == "unknown"
+
+
 @pytest.mark.parametrize("lost", ["log-full", "serial-cut"])
 def test_a_wait_for_what_may_have_been_lost_is_no_hang(lost, tmp_path: Path) -> None:
     facts = {"what": "the source to settle", "within_s": 5, "provided_for": None}

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from testbed.model.qmp.server import Monitor
 from testbed.model.snapshots.images import Images
 from testbed.model.snapshots.snapshots import Drive, Snapshots
 from testbed.model.snapshots.texts import TEXTS
+from testbed.tasks import run
 
 from . import chardev, devices, drives, nic
 from .command_line import CommandLine, Option, Usage, check_machine, parse
@@ -82,6 +84,8 @@ def say(line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the model; return its exit status, or end by the signal that it is to end by.
 
+    An error of its own, in a callback too, ends it by SIGABRT, as a failed assertion ends QEMU.
+
     Args:
         arguments: without the program's name.
     """
@@ -92,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
             raise Usage(f"-profile {line.profile}: there are {', '.join(PROFILES)}")
         if line.asks is not None:
             return _tell(line.asks, profile)
-        status = asyncio.run(_run(line, profile))
+        status = run(_run(line, profile))
         return status if status >= 0 else _die(signal.Signals(-status))
     except Usage as refused:
         for text in refused.texts:
@@ -101,6 +105,9 @@ def main(arguments: Sequence[str]) -> int:
         say(str(refused))
     except KeyboardInterrupt:
         return 0
+    except Exception:  # noqa: BLE001 - an error of the model must look like no migration's failure
+        traceback.print_exc()
+        _die(signal.SIGABRT)
     return EXIT_FAILURE
 
 
