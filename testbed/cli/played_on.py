@@ -64,6 +64,11 @@ OPTIONS = (
         metavar="HOST:PORT",
         help="Lead all connections through this Toxiproxy server, with the scenario's toxics.",
     ),
+    click.option(
+        "--untrusted",
+        is_flag=True,
+        help="Nobody vouches for the scenarios: QEMU gets no arguments of theirs, and -sandbox.",
+    ),
     click.option("--seed", type=click.IntRange(0), help="Of the guest's memory and of chance."),
 )
 
@@ -83,6 +88,7 @@ def played_on(command: Callable[..., None]) -> Callable[..., None]:
         machine: str | None,
         accel: str,
         toxiproxy: str | None,
+        untrusted: bool,
         seed: int | None,
         **others: Any,
     ) -> None:
@@ -95,6 +101,7 @@ def played_on(command: Callable[..., None]) -> Callable[..., None]:
             seed,
             _server(toxiproxy),
             machine,
+            untrusted=untrusted,
         )
         _check(settings, profile)
         command(settings=settings, **others)

@@ -74,7 +74,7 @@ def run_command(
     from testbed.scenario.folders import FolderTaken, run_folders
     from testbed.scenario.session import Options, run
 
-    scenarios = loaded(files)
+    scenarios = loaded(files, settings)
     if keep and len(scenarios) * repeat > 1:
         usage("--keep leaves one run up: name one scenario, and no --repeat")
     for path in (junit, json):

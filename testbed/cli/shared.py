@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:  # each command waits only for what it needs
     from testbed.scenario.faults_file import FaultsFile
+    from testbed.scenario.run import Settings
     from testbed.scenario.scenario import Scenario
 
 EXIT_FAILED = 1
@@ -53,11 +54,21 @@ def usage(message: str) -> NoReturn:
     sys.exit(EXIT_USAGE)
 
 
-def loaded(paths: Sequence[Path]) -> list[Scenario]:
-    """Every scenario of the paths; what is wrong with any of them is said, all of it."""
-    from testbed.scenario.load import load
+def loaded(paths: Sequence[Path], settings: Settings | None = None) -> list[Scenario]:
+    """Every scenario of the paths; what is wrong with any of them is said, all of it.
 
-    return _all_of(paths, load)
+    With settings that do not trust them, what they may not ask for is, too.
+    """
+    from testbed.scenario.load import load
+    from testbed.scenario.untrusted import untrusted_problems
+
+    scenarios = _all_of(paths, load)
+    if settings is not None and settings.untrusted:
+        server = settings.toxiproxy is not None
+        wrong = [line for each in scenarios for line in untrusted_problems(each, server=server)]
+        if wrong:
+            usage("\n".join(wrong))
+    return scenarios
 
 
 def loaded_or_faults(paths: Sequence[Path]) -> list[Scenario | FaultsFile]:

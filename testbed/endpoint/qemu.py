@@ -32,6 +32,11 @@ QMP_ANSWERS_WITHIN_S = 10.0
 
 INSTALL = "Install it (Debian: qemu-system-x86), or name another command."
 
+NO_SANDBOX = (
+    "--untrusted needs a QEMU that was built with seccomp, and a kernel that has it: take another "
+    "QEMU, or run only scenarios that you trust, without --untrusted."
+)
+
 QUIT_WITHIN_S = 0.5
 """Then SIGKILL: nothing that a QEMU of ours holds is worth more of the user's time."""
 
@@ -59,6 +64,7 @@ class Qemu(Endpoint):
         namespace: Namespace | None = None,
         tap_fd: int | None = None,
         incoming: bool = False,
+        sandboxed: bool = False,
         capabilities: Mapping[str, bool] | None = None,
         parameters: Mapping[str, Any] | None = None,
         opens_within_s: float = QMP_OPENS_WITHIN_S,
@@ -75,6 +81,7 @@ class Qemu(Endpoint):
             namespace: network namespace that it lives in; None: this process's.
             tap_fd: of its NIC's TAP; None: no NIC.
             incoming: it waits for `migrate-incoming`.
+            sandboxed: it may not start programs (`-sandbox`).
             capabilities: migration capabilities to set; see `configure`.
             parameters: migration parameters to set.
             opens_within_s: bound on the time until QMP answers.
@@ -89,7 +96,12 @@ class Qemu(Endpoint):
         with ExitStack() as ours, ExitStack() as theirs:
             sockets, inherited = _connect(ours, theirs, boot_image, tap_fd)
             argv = command_line(
-                command, machine, inherited, accelerator=accelerator, incoming=incoming
+                command,
+                machine,
+                inherited,
+                accelerator=accelerator,
+                incoming=incoming,
+                sandboxed=sandboxed,
             )
             async with Process.start(
                 side,
@@ -263,7 +275,11 @@ class Qemu(Endpoint):
         except WaitExpired:
             return self._error(f"it closed QMP {when}")
         how = f"with status {status}" if status >= 0 else f"by signal {-status}"
-        return self._error(f"it ended {how} {when}")
+        # What it says: "-sandbox support is not enabled in this QEMU binary", "-sandbox on: seccomp
+        # support is disabled", "failed to install seccomp syscall filter in the kernel".
+        said = self._process.stderr_tail
+        lacks = "-sandbox" in self._argv and ("sandbox" in said or "seccomp" in said)
+        return self._error(f"it ended {how} {when}", advice=NO_SANDBOX if lacks else "")
 
     def _error(self, what: str, advice: str = "") -> EndpointError:
         return EndpointError(

@@ -22,7 +22,7 @@ from netns.forwarding import forwarding_table
 from netns.probe import ETHERTYPE_PROBE, Outage, Probe, probing
 from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
-from testbed.endpoint.program import Program
+from testbed.endpoint.program import QEMU, Program
 from testbed.endpoint.qemu import Qemu
 from testbed.endpoint.signals import ProcessState, changes_nothing, process_state
 from testbed.fault.engine import FaultEngine
@@ -69,6 +69,7 @@ class LabPlan:
     seed: int = 0  # of what faults leave to chance
     announce: AnnounceFaults | None = None
     probe_every_s: float | None = None
+    sandboxed: bool = False  # a QEMU may not start programs
 
 
 class Lab:
@@ -161,6 +162,7 @@ class Lab:
             namespace=host,
             tap_fd=guest.fd,
             incoming=incoming,
+            sandboxed=self.plan.sandboxed and plan.program.kind == QEMU,
         ) as endpoint:
             self._log.write(
                 side,

@@ -5,16 +5,20 @@ Lines with an indent; `wrapped` makes text of them. Nothing is run, and nothing 
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from testbed.endpoint.program import DEFAULT_PROFILE
+from testbed.endpoint.command_line import SANDBOX, Inherited, command_line
+from testbed.endpoint.program import DEFAULT_PROFILE, qemu
 from testbed.fault import plan
 from testbed.fault.sentence import fault_sentence, listed, size_words, time_words
 from testbed.guest import GuestSpec
 from testbed.guest.rule import PAGE_BYTES
 from testbed.scenario.faults_file import FaultsFile
+from testbed.scenario.run import Settings, lab_plan
 from testbed.scenario.scenario import Scenario
 
 from .expectations import expectations
@@ -22,6 +26,8 @@ from .undertakings import network_words, step_words
 from .words import printable
 
 WIDTH = 100
+DESCRIPTORS = Inherited(qmp=3, serial=4, boot=(5, 6), tap=7)
+"""As a run might have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ def explained(scenario: Scenario) -> Iterator[Line]:
     yield Line(0, f"{scenario.name}: {model.mode}")
     yield Line(1, " ".join(model.description.split()))
     yield from _section("Who takes part", _machines(scenario))
+    yield from _section("What a QEMU is started with", _started(scenario))
     yield from _section("What is done", _numbered(map(step_words, scenario.steps)))
     yield Line(1, f"The whole run ends within {time_words(model.deadline)}.")
     yield from _section("What goes wrong", _what_goes_wrong(scenario))
@@ -123,6 +130,30 @@ def _machines(scenario: Scenario) -> Iterator[Line]:
     if model.network.probe is not None:
         every = time_words(model.network.probe.every)
         yield Line(1, f"a client that probes the guest's MAC every {every}", "- ")
+
+
+def _started(scenario: Scenario) -> Iterator[Line]:
+    """Every argument that a run gives: a scenario can have programs run by them."""
+    plan = lab_plan(scenario, Settings(qemu(), qemu()), Path(), "tcg")
+    for side, own in (("source", plan.source), ("destination", plan.destination)):
+        argv = command_line(
+            own.program.command,
+            own.machine,
+            DESCRIPTORS,
+            accelerator="tcg",
+            incoming=side == "destination",
+        )
+        yield Line(1, f"{side}: {shlex.join(argv)}", "- ")
+    if scenario.model.expect.retry is not None:
+        retried = "the destination of the retry: as the source, with the destination's last"
+        yield Line(1, f"{retried} arguments (-trace, -incoming)", "- ")
+    yield Line(
+        1,
+        "A model takes the same. Descriptors (fd=) have other numbers; an alias such as pc is the "
+        "newest machine that both sides have, if --machine names no other; the accelerator is kvm "
+        f"where that works, or as --accel says. --untrusted adds {shlex.join(SANDBOX)}, and allows "
+        "no arguments of the scenario's own.",
+    )
 
 
 def _what_goes_wrong(scenario: Scenario) -> Iterator[Line]:

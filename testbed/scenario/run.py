@@ -50,6 +50,7 @@ class Settings:
     machine: str | None = None  # QEMU's -M, in place of the scenario's `guest.machine`
     machines: Mapping[str, str] = field(default_factory=dict)
     """What each `-M` of the scenario is on both sides; `machines.py` finds it out."""
+    untrusted: bool = False  # scenarios are not trusted; `untrusted.py` has checked them
 
 
 def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: str) -> LabPlan:
@@ -91,6 +92,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
         seed=seed,
         announce=announce_faults(written.network, guest.mac, seed),
         probe_every_s=written.network.probe.every if written.network.probe else None,
+        sandboxed=settings.untrusted,
     )
 
 

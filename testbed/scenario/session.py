@@ -315,6 +315,8 @@ def _repeat_command(scenario: Scenario, options: Options) -> str:
         words += ["--machine", settings.machine]
     if settings.toxiproxy is not None:
         words += ["--toxiproxy", settings.toxiproxy]
+    if settings.untrusted:
+        words.append("--untrusted")
     if settings.accelerator != Settings().accelerator:
         words += ["--accel", settings.accelerator]
     return shlex.join(words)

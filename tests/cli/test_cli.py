@@ -260,3 +260,35 @@ def test_two_scenarios_of_one_name_have_two_folders(tmp_path: Path) -> None:
     for folder in out.iterdir():
         assert (folder / "log.jsonl").read_text().count('"run-began"') == 1
         assert (folder / "guest-network.pcap").stat().st_size > 24
+
+
+def test_a_scenario_that_is_not_trusted_brings_no_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "it.yaml"
+    path.write_text(
+        "description: x\nmode: precopy\nexpect: {verdict: completed}\n"
+        f"guest: {{arguments: [-netdev, 'tap,id=x,script={tmp_path}/mine']}}\n"
+    )
+    done = command("run", "--untrusted", "scenarios", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"{path}:4:20: guest.arguments: a scenario that is not trusted (--untrusted) has no "
+        "arguments of its own: QEMU's run programs\n"
+    )
+    explained = command("explain", path).stdout
+    assert explained.count(f"tap,id=x,script={tmp_path}/mine") == 2
+
+
+@pytest.mark.live
+def test_a_qemu_that_cannot_be_sandboxed_is_what_the_environment_lacks(tmp_path: Path) -> None:
+    """A build without seccomp ends so: QEMU `softmmu/vl.c`, `QEMU_OPTION_sandbox`, 7.2."""
+    fake = tmp_path / "qemu"
+    fake.write_text(
+        '#!/bin/sh\ncase "$*" in *-sandbox*)\n'
+        "echo qemu: -sandbox support is not enabled in this QEMU binary >&2; exit 1;; esac\n"
+        'exec qemu-system-x86_64 "$@"\n'
+    )
+    fake.chmod(0o755)
+    done = command("run", "--untrusted", "--source-qemu", fake, "scenarios/bad_magic.yaml")
+    assert done.returncode == 3
+    assert "it said: qemu: -sandbox support is not enabled in this QEMU binary" in done.stdout
+    assert "--untrusted needs a QEMU that was built with seccomp" in done.stdout

@@ -31,6 +31,14 @@ def line(machine=None, inherited=None, *, incoming=False):
     )
 
 
+def test_what_may_start_no_program_is_told_so() -> None:
+    argv = command_line(
+        CHROOT, MachineSpec(), Inherited(5, 6), accelerator="tcg", incoming=False, sandboxed=True
+    )
+    (how,) = [value for option, value in pairs(argv) if option == "-sandbox"]
+    assert {"on", "spawn=deny", "elevateprivileges=deny"} < set(how.split(","))
+
+
 def test_a_command_with_arguments_comes_first() -> None:
     assert line()[:3] == list(CHROOT)
 

@@ -8,6 +8,7 @@ import socket
 import stat
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,16 @@ async def says(log, side, line):
         what=f"serial {line!r}",
         within_s=20,
     )
+
+
+@pytest.mark.live
+async def test_one_that_is_sandboxed_may_start_no_program():
+    """The kernel says so, and the guest can be saved all the same."""
+    async with Qemu.start("source", log=Log(), machine=MACHINE, sandboxed=True) as endpoint:
+        status = Path(f"/proc/{endpoint.pid}/status").read_text()
+        assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+        assert (await saved_bytes(endpoint)).startswith(b"QEVM")
 
 
 async def saved_bytes(endpoint):

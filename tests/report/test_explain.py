@@ -34,7 +34,7 @@ def test_every_scenario_of_the_library_is_explained(path: Path) -> None:
     assert len(done) == len(scenario.steps) + 1
     must = texts(lines, "What must come of it")
     assert must[0].startswith(f"- the verdict {scenario.model.expect.verdict}: ")
-    assert sum(line.level == 0 for line in lines) == 6 + len(scenario.variants)
+    assert sum(line.level == 0 for line in lines) == 7 + len(scenario.variants)
     assert all(len(text) <= 100 for text in wrapped(lines) if " " in text.strip("- "))
 
 
@@ -44,7 +44,7 @@ description: A footer
 mode: precopy
 requires: {qemu: ">=7.2", endpoint: qemu}
 seed: 7
-guest: {cpus: 2, working_set: 32M, pages_per_second: 5000}
+guest: {cpus: 2, working_set: 32M, pages_per_second: 5000, devices: [edu], arguments: [-k, fr be]}
 destination: {machine: q35, paused: true}
 capabilities: {return-path: true, multifd: false}
 parameters: {max-bandwidth: 16M}
@@ -95,6 +95,27 @@ Who takes part
   - the destination never starts the guest (-S)
   - on both sides: return-path on, multifd off, max-bandwidth 16M
   - a client that probes the guest's MAC every 5 ms
+What a QEMU is started with
+  - source: qemu-system-x86_64 -nodefaults -no-user-config -display none -accel tcg -M pc -m
+    size=67108864B -smp 2 -chardev socket,id=qmp,fd=3 -mon chardev=qmp,mode=control -chardev
+    socket,id=serial,fd=4 -serial chardev:serial -add-fd set=1,fd=5 -add-fd set=1,fd=6 -drive
+    if=none,id=boot,format=raw,file.locking=off,file.filename=/dev/fdset/1 -device
+    ide-hd,drive=boot,bus=ide.0,bootindex=0 -netdev tap,id=net0,fd=7 -device
+    virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:12:34:56,romfile= -device edu -k 'fr be'
+  - destination: qemu-system-x86_64 -nodefaults -no-user-config -display none -accel tcg -M q35 -m
+    size=67108864B -smp 2 -chardev socket,id=qmp,fd=3 -mon chardev=qmp,mode=control -chardev
+    socket,id=serial,fd=4 -serial chardev:serial -add-fd set=1,fd=5 -add-fd set=1,fd=6 -drive
+    if=none,id=boot,format=raw,file.locking=off,file.filename=/dev/fdset/1 -device
+    ide-hd,drive=boot,bus=ide.0,bootindex=0 -netdev tap,id=net0,fd=7 -device
+    virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:12:34:56,romfile= -device edu -k 'fr be' -S
+    -trace 'qemu_loadvm_state_section_*' -trace 'loadvm_process_command*' -incoming defer
+  - the destination of the retry: as the source, with the destination's last arguments (-trace,
+    -incoming)
+  A model takes the same. Descriptors (fd=) have other numbers; an alias such as pc is the newest
+  machine that both sides have, if --machine names no other; the accelerator is kvm where that
+  works, or as --accel says. --untrusted adds -sandbox
+  on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny, and allows no arguments
+  of the scenario's own.
 What is done
   1. Wait until the guest has filled its working set, and gone over it 2 times, for 30 s at most.
   2. Let the switch learn the guest's MAC at the source, and migrate.
