@@ -72,11 +72,16 @@ async def says(log, side, line):
     )
 
 
+def status_of(pid):
+    """What the kernel says of a process."""
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 @pytest.mark.live
 async def test_one_that_is_sandboxed_may_start_no_program():
     """The kernel says so, and the guest can be saved all the same."""
     async with Qemu.start("source", log=Log(), machine=MACHINE, sandboxed=True) as endpoint:
-        status = Path(f"/proc/{endpoint.pid}/status").read_text()
+        status = status_of(endpoint.pid)
         assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
         assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
         assert (await saved_bytes(endpoint)).startswith(b"QEVM")
