@@ -12,6 +12,7 @@ from .doctor import doctor_command
 from .explain import explain_command
 from .library import check_command, list_command
 from .model import model_command
+from .prove import prove_command
 from .proxy import proxy_command
 from .replay import replay_command
 from .run import run_command
@@ -26,6 +27,7 @@ def app() -> None:
 
 for _command in (
     run_command,
+    prove_command,
     list_command,
     check_command,
     explain_command,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.model.profile import PROFILES
 
-from .shared import QEMU, command_words, usage
+from .shared import EXIT_LACKS, QEMU, command_words, usage
 
 if TYPE_CHECKING:
     from testbed.endpoint.program import Program
+    from testbed.report.console import Console
     from testbed.scenario.run import Settings
+    from testbed.scenario.scenario import Scenario
 
 KIND = click.Choice(["model", "qemu"])
 
@@ -109,6 +113,23 @@ def played_on(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(OPTIONS):
         with_settings = option(with_settings)
     return with_settings
+
+
+def fitting(
+    scenarios: list[Scenario], named: Sequence[Path], settings: Settings, console: Console
+) -> list[Scenario]:
+    """Those that are named, or are for such endpoints; the others are told."""
+    from testbed.scenario.run import other_endpoint
+
+    others = {
+        scenario.path: why
+        for scenario in scenarios
+        if scenario.path not in named and (why := other_endpoint(scenario, settings)) is not None
+    }
+    console.left_out(others.values())
+    if len(others) == len(scenarios):
+        sys.exit(EXIT_LACKS)
+    return [scenario for scenario in scenarios if scenario.path not in others]
 
 
 def _check(settings: Settings, profile: str | None) -> None:

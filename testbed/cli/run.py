@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .played_on import played_on
+from .played_on import fitting, played_on
 from .shared import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -25,10 +25,8 @@ from .shared import (
 from .standard_streams import output_error
 
 if TYPE_CHECKING:
-    from testbed.report.console import Console
     from testbed.scenario.result import Result
     from testbed.scenario.run import Settings
-    from testbed.scenario.scenario import Scenario
 
 
 REPEAT_MAX = 1_000_000
@@ -92,10 +90,10 @@ def run_command(
     console = Console(unblocked(sys.stdout, output_error))
     results = []
     try:
-        scenarios = _fitting(scenarios, files, settings, console)
-        fitting = {scenario.path for scenario in scenarios}
+        scenarios = fitting(scenarios, files, settings, console)
+        played = {scenario.path for scenario in scenarios}
         for scenario, folder in planned:
-            if scenario.path not in fitting:
+            if scenario.path not in played:
                 continue
             console.began(scenario)
             result = run(
@@ -118,23 +116,6 @@ def run_command(
             write_json(json, results)
         console.finish()
     sys.exit(_exit_code(results))
-
-
-def _fitting(
-    scenarios: list[Scenario], named: Sequence[Path], settings: Settings, console: Console
-) -> list[Scenario]:
-    """Those that are named, or are for such endpoints; the others are told."""
-    from testbed.scenario.run import other_endpoint
-
-    others = {
-        scenario.path: why
-        for scenario in scenarios
-        if scenario.path not in named and (why := other_endpoint(scenario, settings)) is not None
-    }
-    console.left_out(others.values())
-    if len(others) == len(scenarios):
-        sys.exit(EXIT_LACKS)
-    return [scenario for scenario in scenarios if scenario.path not in others]
 
 
 def _exit_code(results: Sequence[Result]) -> int:

@@ -18,15 +18,18 @@ from rich.text import Text
 
 from netns.require import Feature
 from testbed.log import Event
+from testbed.prove.proof import Outcome, Proof
 from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario
 
+from .proofs import proof_lines, summary, trial_lines
 from .story import story
 from .unblocked import Unblocked
 from .words import failure_lines, outcome, printable
 
 OUTCOMES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
-STYLES = {**OUTCOMES, "ok": "green", "missing": "red", "absent": "yellow"}
+PROOFS = {"proved": "green", "UNPROVED": "bold red"}
+STYLES = {**OUTCOMES, **PROOFS, "ok": "green", "missing": "red", "absent": "yellow"}
 ERASE = "\r\x1b[2K"
 
 
@@ -172,6 +175,33 @@ class Console:
         if isinstance(self._out, Unblocked):
             with closing(self._out):
                 self._out.finish()
+
+    def proving(self, done: int, count: int) -> None:
+        """So many plays of a proof are over."""
+        if self._terminal:
+            self._raw(f"{ERASE}{done} of {count} plays" if done < count else ERASE)
+
+    def proved(self, proof: Proof, *, told: bool = False) -> None:
+        """A scenario has had all of its plays: its line, and what is wrong with it.
+
+        Args:
+            proof: of the scenario.
+            told: tell what each play came to even if it is proved.
+        """
+        if self._terminal:
+            self._raw(ERASE)
+        if told:
+            self.lines(trial_lines(proof))
+        plays = f"{len(proof.trials)} play{'s' * (len(proof.trials) != 1)}"
+        verdict = proof.trials[0].verdict
+        text = f"{proof.scenario.name:<32} {proof.duration_s:5.1f} s  {plays:<9} {verdict}"
+        self._worded(proof.outcome, text)
+        if proof.outcome != Outcome.PROVED:
+            self.lines(f"    {line}" for line in proof_lines(proof))
+
+    def proofs_summary(self, proofs: Sequence[Proof]) -> None:
+        """The closing line of a proof."""
+        self._rich.print(summary(proofs))
 
     def lines(self, lines: Iterable[str]) -> None:
         """Lines as they are."""

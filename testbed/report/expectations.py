@@ -44,9 +44,14 @@ def expectations(expect: schema.Expect) -> Iterator[str]:
         yield f"the destination's device state {_device_state(expect.device_state)}"
     if expect.retry is not None:
         yield "a second migration to a new destination completes"
+    if expect.loaded:
+        loaded = [f"{it.section}, {_how_often(it.count)}" for it in expect.loaded]
+        yield f"the destination loads: {'; '.join(loaded)}"
     if expect.wire:
         yield f"on the wire: {'; '.join(map(_wire, expect.wire))}"
     yield from _network(expect)
+    if expect.total_time is not None:
+        yield f"the migration takes {_how_long(expect.total_time)}"
 
 
 def _device_state(word: str) -> str:
@@ -119,11 +124,13 @@ def _network(expect: schema.Expect) -> Iterator[str]:
         said = listed([f"{when} the migration at the {side}" for when, side in ports])
         yield f"the switch has the guest's MAC {said}"
     if expect.outage is not None:
-        least, most = expect.outage.min, expect.outage.max
-        bounds = [f"{time_words(least)} at least"] * (least > 0)
-        bounds += [] if most is None else [f"{time_words(most)} at most"]
-        how_long = listed(bounds) if bounds else "any time"
-        yield f"frames for the guest go astray for {how_long}"
+        yield f"frames for the guest go astray for {_how_long(expect.outage)}"
+
+
+def _how_long(it: schema.TimeExpectation) -> str:
+    bounds = [f"{time_words(it.min)} at least"] * (it.min > 0)
+    bounds += [] if it.max is None else [f"{time_words(it.max)} at most"]
+    return listed(bounds) if bounds else "any time"
 
 
 def _announce(it: schema.AnnounceExpectation) -> Iterator[str]:

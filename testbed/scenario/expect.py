@@ -20,6 +20,7 @@ from .judge import (
     versions,
 )
 from .links import missing
+from .loaded import first_attempt, times_loaded
 from .patterns import found
 from .result import Check
 from .scenario import Scenario
@@ -97,12 +98,16 @@ class Expectations:
             yield self._retry()
         for number, wire in enumerate(expect.wire):
             yield self._wire(("wire", number), wire)
+        for number, loaded in enumerate(expect.loaded):
+            yield self._loaded(("loaded", number), loaded, first)
         if expect.announce is not None:
             yield from self._announce(expect.announce)
         if expect.forwarding is not None:
             yield from self._forwarding(expect.forwarding)
         if expect.outage is not None:
             yield self._outage(expect.outage)
+        if expect.total_time is not None:
+            yield self._total_time(expect.total_time)
         yield from self._faults()
         yield from self._invariants(verdict)
 
@@ -212,6 +217,15 @@ class Expectations:
         title = f"{name}{f' of kind {wire.kind}' if wire.kind else ''}"
         return self._check(at, f"{shown} x {title}", f"{count} x {title}", passed)
 
+    def _loaded(self, at: Where, expect: schema.LoadedExpectation, first: Attempt) -> Check:
+        """What the destination's own tracing says."""
+        count = times_loaded(first_attempt(self._log), expect.section)
+        shown, passed = _counts(expect.count, count)
+        wanted, got = f"{shown} x {expect.section}", f"{count} x {expect.section}"
+        if first.loading.unwatched is not None:
+            return self._unknown(at, wanted, first.loading.unwatched)
+        return self._check(at, wanted, got, passed)
+
     def _announcements(self) -> list[Any]:
         return [
             event
@@ -270,7 +284,7 @@ class Expectations:
 
     def _outage(self, expect: schema.OutageExpectation) -> Check:
         low, high = expect.min, expect.max
-        wanted = f"at least {low:g} s" if high is None else f"{low:g} to {high:g} s"
+        wanted = _bounds(expect)
         events = list(self._log.find("outage", "client"))
         if not events:
             return self._unknown(("outage",), wanted, "no probe was sent")
@@ -283,6 +297,24 @@ class Expectations:
                 return self._unknown(("outage",), wanted, shown)
         passed = low <= total and (high is None or total <= high)
         return self._check(("outage",), wanted, shown, passed)
+
+    def _total_time(self, expect: schema.TimeExpectation) -> Check:
+        """From `migrate` until the source says that it has completed; as QEMU counts it."""
+        at, wanted = ("total_time",), _bounds(expect)
+        began = self._log.first("attempt-began")
+        completed = next(
+            (
+                event
+                for event in first_attempt(self._log)
+                if event.actor == "source" and event.facts.get("status") == "completed"
+            ),
+            None,
+        )
+        if began is None or completed is None:
+            return self._check(at, wanted, "the source never completed", passed=False)
+        total_s = completed.at_s - began.at_s
+        passed = expect.min <= total_s and (expect.max is None or total_s <= expect.max)
+        return self._check(at, wanted, f"{total_s:.3f} s", passed)
 
     # What no scenario has to ask for
 
@@ -374,6 +406,12 @@ def _counted(wire: schema.WireExpectation) -> tuple[str, str]:
         return "commands", wire.command
     assert wire.message is not None
     return "messages", wire.message
+
+
+def _bounds(expect: schema.TimeExpectation) -> str:
+    if expect.max is None:
+        return f"at least {expect.min:g} s"
+    return f"{expect.min:g} to {expect.max:g} s"
 
 
 def _counts(wanted: int | schema.Count, got: int) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from testbed.log import Event
 
@@ -75,6 +76,24 @@ def loading(events: Iterable[Event]) -> Loading:
     if not paused:
         problems += _counts(sent["parts"], loaded["parts"])
     return Loading(tuple(problems))
+
+
+def first_attempt(events: Iterable[Event]) -> Iterator[Event]:
+    """The events of a run until its first attempt was looked at."""
+    for event in events:
+        yield event
+        if event.kind == "attempt-ended":
+            return
+
+
+def times_loaded(events: Iterable[Event], idstr: str) -> int:
+    """How often the destination began to load a section of that name; `*` and `?` match."""
+    return sum(
+        event.kind == "section-loaded"
+        and event.facts["kind"] == "start or full"
+        and fnmatchcase(event.facts["section"], idstr)
+        for event in events
+    )
 
 
 def _problems(

@@ -285,6 +285,13 @@ class WireExpectation(Model):
     count: HowMany = Count(min=1)
 
 
+class LoadedExpectation(Model):
+    """How often the destination must have begun to load a section, START or FULL."""
+
+    section: Word
+    count: HowMany = Count(min=1)
+
+
 class AnnounceExpectation(Model):
     """The announcements that must have come to the switch from the destination."""
 
@@ -308,11 +315,15 @@ class ForwardingExpectation(Model):
     after: PortName | None = None
 
 
-class OutageExpectation(Model):
-    """For how long frames for the guest must have gone astray."""
+class TimeExpectation(Model):
+    """How long something must have taken."""
 
     min: Duration = 0.0
     max: Duration | None = None
+
+
+class OutageExpectation(TimeExpectation):
+    """For how long frames for the guest must have gone astray."""
 
 
 class Expect(Model):
@@ -327,9 +338,11 @@ class Expect(Model):
     device_state: Literal["equal", "differs"] | None = None
     retry: Literal["completed"] | None = None
     wire: list[WireExpectation] = Field(default_factory=list)
+    loaded: list[LoadedExpectation] = Field(default_factory=list)
     announce: AnnounceExpectation | None = None
     forwarding: ForwardingExpectation | None = None
     outage: OutageExpectation | None = None
+    total_time: TimeExpectation | None = None
 
 
 # Versions

@@ -151,13 +151,14 @@ def _steps(scenario: Scenario) -> Iterator[Finding]:
         yield ("steps",), "no `migrate` step: nothing would happen"
 
 
-def _outage(expect: schema.OutageExpectation, deadline_s: float) -> Iterator[Finding]:
-    at = ("expect", "outage")
-    if expect.max is not None and expect.max < expect.min:
-        yield at, "`max` is less than `min`: no outage is so long"
-    bound = expect.min if expect.max is None else expect.max
-    if bound >= deadline_s:
-        yield at, f"the run waits for that, and its `deadline` is {deadline_s:g} s"
+def _times(expect: schema.Expect, deadline_s: float) -> Iterator[Finding]:
+    for key, times in (("outage", expect.outage), ("total_time", expect.total_time)):
+        if times is None:
+            continue
+        if times.max is not None and times.max < times.min:
+            yield ("expect", key), "`max` is less than `min`: nothing takes so long"
+        if (times.min if times.max is None else times.max) >= deadline_s:
+            yield ("expect", key), f"the run's `deadline` is {deadline_s:g} s"
 
 
 def _expectations(scenario: Scenario) -> Iterator[Finding]:
@@ -173,8 +174,7 @@ def _expectations(scenario: Scenario) -> Iterator[Finding]:
         yield ("expect",), "`retry` is both a step and an expectation, or neither"
     if expect.outage is not None and model.network.probe is None:
         yield ("expect", "outage"), "only `network.probe` measures an outage"
-    if expect.outage is not None:
-        yield from _outage(expect.outage, model.deadline)
+    yield from _times(expect, model.deadline)
     if expect.device_state is not None and not model.destination.paused:
         why = "only a destination that never ran can be compared: `destination.paused: true`"
         yield ("expect", "device_state"), why

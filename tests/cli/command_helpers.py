@@ -22,10 +22,12 @@ LOADED = (
     "testbed.cli.commands",
     "testbed.decode.show",
     "testbed.lab.lab",
+    "testbed.prove.plays",
     "testbed.report.console",
     "testbed.report.explain",
     "testbed.report.jsonfile",
     "testbed.report.junit",
+    "testbed.report.proofs",
     "testbed.scenario.session",
 )
 """What commands load when they run. One that is missing here costs time and nothing else."""

@@ -210,7 +210,7 @@ def test_no_color_is_respected_on_a_terminal() -> None:
 def test_the_commands_fit_on_a_line_each() -> None:
     done = command("--help")
     listed = done.stdout.partition("Commands:\n")[2].splitlines()
-    assert len(listed) == 10
+    assert len(listed) == 11
     assert not [line for line in listed if line.endswith("...") or not line.endswith(".")]
 
 

@@ -1,4 +1,7 @@
-"""The library of scenarios on models and on real QEMU: each one, by the command that people use."""
+"""The library of scenarios on real QEMU and models: each one, by the command that people use.
+
+On models of 7.2 each is played by `test_prove.py`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ REQUIRES = {path: load(path).model.requires.endpoint for path in LIBRARY}
 pytestmark = pytest.mark.live
 
 
-PAIRS = {"models": (), "old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
+PAIRS = {"old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
 MIXED = {
     "from QEMU to a model": ("--source", "qemu"),
     "from a model to QEMU": ("--destination", "qemu"),

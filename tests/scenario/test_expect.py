@@ -43,6 +43,24 @@ def outage(total_s: float, *, until_s: float | None = 9.0) -> Run:
     return completed().write("client", "outage", **facts)
 
 
+def took(total_s: float) -> Run:
+    run = Run().at(5.0).begin().says("source", "active").at(5.0 + total_s)
+    run.says("source", "completed").says("destination", "completed")
+    return run.end(STOPPED, {**RUNS, "status": "completed"})
+
+
+def loads(times: int) -> Run:
+    """A run whose destination loads the timer so often, and once more in a second attempt."""
+    run = Run().begin()
+    facts = {"kind": "start or full", "section": "timer", "instance": 0, "version": 2}
+    for _ in range(times):
+        run.write("destination", "section-loaded", **facts)
+    run.write("proxy", "sections-sent", begun=[["timer", 0, 2]], parts={}, unread=None)
+    run.write("destination", "sections-loaded", traced=True, cut=False, parts={})
+    run.end(STOPPED, {**RUNS, "status": "completed"}).begin()
+    return run.write("destination", "section-loaded", **facts).end(STOPPED, RUNS)
+
+
 def seen_at(before: str | None, after: str | None) -> Run:
     run = Run().write("switch", "forwarding", when="before", guest=before).begin()
     run.write("switch", "forwarding", when="after", guest=None)
@@ -384,6 +402,36 @@ CASES: list[tuple[str, str, Run, str, bool | None, str]] = [
         ]
     ),
     (f"{GOOD}, outage: {{max: 1 s}}", PROBE, completed(), "outage", UNKNOWN, "no probe was sent"),
+    (f"{GOOD}, total_time: {{min: 2s}}", "", took(2.0), "total_time", PASSED, "2.000 s"),
+    (f"{GOOD}, total_time: {{min: 2s}}", "", took(1.9), "total_time", FAILED, "1.900 s"),
+    (f"{GOOD}, total_time: {{max: 2s}}", "", took(2.1), "total_time", FAILED, "2.100 s"),
+    (
+        f"{BAD}, total_time: {{max: 2s}}",
+        "",
+        Run().begin().says("source", "failed").end(RUNS, EXITED),
+        "total_time",
+        FAILED,
+        "the source never completed",
+    ),
+    (f"{GOOD}, loaded: [{{section: timer}}]", "", loads(1), "loaded.0", PASSED, "1 x timer"),
+    (f"{GOOD}, loaded: [{{section: 't*', count: 2}}]", "", loads(2), "loaded.0", PASSED, "2 x t*"),
+    (
+        f"{GOOD}, loaded: [{{section: timer, count: 2}}]",
+        "",
+        loads(1),
+        "loaded.0",
+        FAILED,
+        "1 x timer",
+    ),
+    (f"{GOOD}, loaded: [{{section: rtc, count: 0}}]", "", loads(1), "loaded.0", PASSED, "0 x rtc"),
+    (
+        f"{GOOD}, loaded: [{{section: timer}}]",
+        "",
+        Run().begin().end(STOPPED, {**RUNS, "status": "completed"}),
+        "loaded.0",
+        UNKNOWN,
+        "the attempt never ended",
+    ),
 ]
 
 

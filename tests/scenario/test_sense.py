@@ -21,11 +21,11 @@ RESET = "do: reset"
 CASES: list[tuple[tuple[str, ...], str]] = [
     (
         (PRECOPY, "network: {probe: {}}", "expect: {verdict: completed, outage: {max: 2m}}"),
-        "4:38: expect.outage: the run waits for that, and its `deadline` is 120 s",
+        "4:38: expect.outage: the run's `deadline` is 120 s",
     ),
     (
         (PRECOPY, "network: {probe: {}}", "expect: {verdict: completed, outage: {min: 120s}}"),
-        "4:38: expect.outage: the run waits for that, and its `deadline` is 120 s",
+        "4:38: expect.outage: the run's `deadline` is 120 s",
     ),
     (
         (
@@ -33,7 +33,11 @@ CASES: list[tuple[tuple[str, ...], str]] = [
             "network: {probe: {}}",
             "expect: {verdict: completed, outage: {min: 2s, max: 1s}}",
         ),
-        "4:38: expect.outage: `max` is less than `min`: no outage is so long",
+        "4:38: expect.outage: `max` is less than `min`: nothing takes so long",
+    ),
+    (
+        (PRECOPY, "expect: {verdict: completed, total_time: {min: 3m}}"),
+        "3:42: expect.total_time: the run's `deadline` is 120 s",
     ),
     (
         (PRECOPY, "network: {announce: {delay: {1: 0ms}}}", GOOD),

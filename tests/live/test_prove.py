@@ -1,0 +1,121 @@
+"""`testbed prove`: the library proves what it says, and a scenario that proves nothing is named.
+
+On models each scenario is proved, which plays it as it is, too: `test_scenarios.py` plays the
+library on other pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_helpers import command
+
+from testbed.scenario.load import load
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = sorted((ROOT / "scenarios").rglob("*.yaml"))
+PAIRS = {"models": (), "old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
+PLAYED = PAIRS if os.environ.get("ALL_PAIRS") == "1" else {"models": ()}
+"""With ALL_PAIRS=1 it is proved on others as well: some four minutes each, on two cores."""
+
+pytestmark = pytest.mark.live
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        pytest.param(path, options, id=f"{name}-{path.stem}")
+        for name, options in PLAYED.items()
+        for path in LIBRARY
+        if load(path).model.requires.endpoint in (None, "qemu" if "qemu" in options else "model")
+    ],
+)
+def test_the_scenario_is_proved(path: Path, options: tuple[str, ...]) -> None:
+    done = command("prove", str(path), "-j", "2", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+PROVES_NOTHING = """\
+name: nothing
+description: The migration completes, whether the link is slow for a moment or not.
+mode: precopy
+capabilities: {return-path: true}
+guest: {working_set: 1M}
+faults:
+  - name: slow
+    at: {element: file-header}
+    do: {latency: {delay: 1ms}}
+  - name: pause
+    at: {section: ram, kind: part}
+    do: {stall: {for: 1ms}}
+expect: {verdict: completed, memory: intact}
+"""
+
+
+def test_what_passes_without_its_fault_is_named_with_its_place(tmp_path: Path) -> None:
+    path, report, out = tmp_path / "nothing.yaml", tmp_path / "report.json", tmp_path / "out"
+    path.write_text(PROVES_NOTHING)
+    done = command("prove", path, "-j", "3", "--json", report, "--out", out)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"    {path}:7:5: without slow it passes all the same\n" in done.stdout
+    assert f"    {path}:10:5: without pause it passes all the same\n" in done.stdout
+    assert "1 scenario: 1 UNPROVED by 3 plays" in done.stdout
+    (told,) = json.loads(report.read_text())["proofs"]
+    assert [play["without"] for play in told["plays"]] == [None, "slow", "pause"]
+    kept = sorted(folder.name for folder in out.iterdir())
+    assert kept == ["nothing", "nothing.without.1", "nothing.without.2"]
+    logs = [(out / name / "log.jsonl").read_text() for name in kept]
+    assert ["slow" in log for log in logs] == [True, False, True]
+    assert command("prove", path, "--out", out).returncode == 2  # its folders are taken
+
+
+def test_ctrl_c_ends_all_plays(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.yaml"
+    lasting = PROVES_NOTHING.replace(", memory: intact", "")
+    path.write_text(lasting + "steps: [wait_for_guest, migrate, settle: 60s]\n")
+    out = tmp_path / "out"
+    words = ["prove", str(path), "-j", "2", "--out", str(out)]
+    proving = subprocess.Popen(
+        [sys.executable, "-m", "testbed", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    began = ["nothing", "nothing.without.1"]
+    within(20, lambda: all("attempt-began" in log_of(out / name) for name in began))
+    plays = descendants(proving.pid)
+    assert len(plays) > len(began)
+    proving.send_signal(signal.SIGINT)
+    output, _ = proving.communicate(timeout=20)
+    assert (proving.returncode, output) == (
+        130,
+        "interrupted: the run and all that it made are gone\n",
+    )
+    within(20, lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
+
+
+def log_of(folder: Path) -> str:
+    path = folder / "log.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
