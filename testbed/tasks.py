@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+ALSO = "also: "
+"""What a note begins with, in a line: the error itself is on the line before the notes."""
 CALLBACK_ERRORS_MAX = 8
 """How many errors of callbacks `run` keeps: a broken callback may be called without end."""
 
@@ -72,7 +74,7 @@ def callback_error(context: Mapping[str, Any]) -> BaseException:
     message = str(context.get("message", "an event-loop callback failed"))
     if error is None:
         return RuntimeError(message)
-    error.add_note(message)
+    error.add_note(f"{ALSO}asyncio says: {message}")
     return error
 
 
@@ -214,5 +216,6 @@ def _one_of(errors: Iterable[BaseException]) -> BaseException:
     """The first error, with a note for each of the others."""
     first, *others = errors
     for other in others:
-        first.add_note("also: " + "".join(traceback.format_exception_only(other)).rstrip())
+        said = "".join(traceback.format_exception_only(other)).splitlines()
+        first.add_note(f"{ALSO}{said[0]}")
     return first

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from testbed.log import Event, Log
 from testbed.scenario.result import Result
+from testbed.tasks import ALSO
 
 AROUND = 25
 """Lines shown of a failed run's log: around the fault, and the last ones."""
@@ -14,7 +15,15 @@ BEFORE = 8
 LAST = 6
 """How many of them are the last ones of the run, where those are not around the fault."""
 QUIET = frozenset(
-    {"qmp-command", "progress", "serial", "process-started", "stream-totals", "run-broke"}
+    {
+        "qmp-command",
+        "progress",
+        "serial",
+        "process-started",
+        "stream-totals",
+        "run-broke",
+        "run-unkept",
+    }
 )
 """Kinds that say nothing of why a run failed, or are told as its reason."""
 LINE_MAX = 160
@@ -76,7 +85,7 @@ def reason_line(result: Result) -> str:
         text = f"{failed.name}: expected {failed.expected}, got {failed.got}"
         return printable(shortened(text, TEXT_MAX))
     lines = [line.strip(FRAME) for line in result.reason.splitlines()]
-    said = [line for line in lines if line]
+    said = [line for line in lines if line and not line.startswith(ALSO)]
     said = said or [f"{check.name}: cannot tell, {check.got}" for check in result.failures[:1]]
     return printable(shortened(said[-1] if said else "the testbed could not tell", TEXT_MAX))
 

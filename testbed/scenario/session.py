@@ -10,7 +10,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -84,9 +84,7 @@ def run(
 
         def take(event: Event) -> None:
             log.add(event)
-            if file is not None:
-                file.write(event.to_json() + "\n")
-                file.flush()
+            file.write(event)
             on_event(event)
 
         try:
@@ -117,8 +115,11 @@ def run(
             take(_event(log, "run-broke", traceback=str(error)))
         except Lacks as error:
             take(_event(log, "run-lacks", what=str(error)))
-    if options.folder is not None:
-        _write_files(options.folder, scenario, log)
+    unkept = file.failed
+    if options.folder is not None and unkept is None:
+        unkept = _write_files(options.folder, scenario, log)
+    if unkept is not None:
+        log.add(_event(log, "run-unkept", what=f"{options.folder}: cannot be written: {unkept}"))
     return _result(scenario, options, log, time.monotonic() - began)
 
 
@@ -221,33 +222,48 @@ def _event(log: Log, kind: str, **facts: Any) -> Event:
 
 
 class _log_file:  # noqa: N801 - a context manager that is used like a function
-    """The log's file in the run's folder, or nothing."""
+    """The log's file in the run's folder, or nothing; `failed` is why no more is written to it."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._file: TextIO | None = None
+        self.failed: str | None = None
 
-    def __enter__(self) -> TextIO | None:
+    def __enter__(self) -> _log_file:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = new_text_file(self._folder / LOG)
-        return self._file
+        return self
+
+    def write(self, event: Event) -> None:
+        """Add a line for an event, if that can be."""
+        if self._file is not None and self.failed is None:
+            try:
+                self._file.write(event.to_json() + "\n")
+                self._file.flush()
+            except OSError as error:  # a full disk must not end the run, and those after it
+                self.failed = error.strerror or str(error)
 
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # it flushes what could not be written
+                self._file.close()
 
 
-def _write_files(folder: Path, scenario: Scenario, log: Log) -> None:
-    """What else people want of a run beside its log and its pcap."""
+def _write_files(folder: Path, scenario: Scenario, log: Log) -> str | None:
+    """Write what else people want of a run beside its log and its pcap; why not, if it fails."""
     resolved = json.dumps(as_played(scenario, log).resolved(), indent=2)
-    _write_text(folder / "scenario.json", resolved + "\n")
-    if scenario.path.is_file():  # not a pipe, which has been read
-        _write_text(folder / "scenario.yaml", scenario.path.read_text(encoding="utf-8-sig"))
-    for side in ("source", "destination"):
-        lines = [event.facts["line"] for event in log.find("stderr", side)]
-        text = "".join(f"{line}\n" for line in lines)
-        _write_text(folder / f"{side}.stderr", text)
+    try:
+        _write_text(folder / "scenario.json", resolved + "\n")
+        if scenario.path.is_file():  # not a pipe, which has been read
+            _write_text(folder / "scenario.yaml", scenario.path.read_text(encoding="utf-8-sig"))
+        for side in ("source", "destination"):
+            lines = [event.facts["line"] for event in log.find("stderr", side)]
+            text = "".join(f"{line}\n" for line in lines)
+            _write_text(folder / f"{side}.stderr", text)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -269,6 +285,9 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
     if broke is not None:
         verdict = "unknown"
         reason = broke.facts["traceback"] or (f"the run ended with status {broke.facts['status']}")
+    elif (unkept := log.first("run-unkept")) is not None:
+        verdict = "unknown"  # nobody can look at it again, as `--out` was to have it
+        reason = unkept.facts["what"]
     elif (lost := why_unknown(log)) is not None:
         reason = lost
     elif refused is not None:

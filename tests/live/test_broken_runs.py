@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,29 @@ def test_a_capture_that_lost_frames_asserts_nothing_about_them(
     unknown = {check.name for check in result.checks if check.passed is None}
     assert unknown >= {"expect.announce.count", "expect.forwarding.after"}
     assert not any(check.passed is False for check in result.checks)
+
+
+FULL_DISK = """
+import sys
+from netns.kernel import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
+unshare(CLONE_NEWNS)
+mount("none", "/", "", MS_REC | MS_PRIVATE)
+mount("tmpfs", "/mnt", "tmpfs", options="size=20k")
+from testbed.cli import main
+sys.argv = ["testbed", "run", *sys.argv[1:], "--out", "/mnt"]
+main()
+"""
+
+
+def test_a_full_disk_ends_no_run_and_makes_it_unknown() -> None:
+    names = [str(SCENARIOS / f"{name}.yaml") for name in ("precopy_ok", "slow_link")]
+    argv = [sys.executable, "-c", FULL_DISK, *names]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("unknown  precopy_ok ")
+    assert "    /mnt/precopy_ok: cannot be written: No space left on device" in lines
+    assert any(line.startswith("lacking  slow_link ") for line in lines)
 
 
 def test_a_full_log_keeps_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
