@@ -17,6 +17,7 @@ from testbed.guest import GuestSpec, stamps_said
 from testbed.lab.lab import Lab, LabPlan, SidePlan
 from testbed.lab.saved import SavedState
 from testbed.log import Event, Log, WaitExpired
+from testbed.model.profile import PROFILES
 from testbed.tasks import together
 
 from . import schema
@@ -157,6 +158,14 @@ def other_endpoint(scenario: Scenario, settings: Settings) -> str | None:
                 f"{scenario.name} needs {needs} on both sides, the {side} is a {kind}: "
                 f"--endpoint {wanted}"
             )
+    versions = VersionRange.parse(scenario.model.requires.qemu)
+    for side in ("source", "destination"):
+        profile = getattr(settings, side).profile
+        if profile is not None and not versions.matches(PROFILES[profile].version):
+            return (
+                f"{scenario.name} needs QEMU {versions.text}, the {side} is the model of "
+                f"{profile}: name another with --profile"
+            )
     return None
 
 
@@ -180,6 +189,7 @@ class Play:
         self._log = log
         self._since = 0
         self._looked = False  # the present attempt's end has been written down
+        self._recovered: dict[str, int] = {}  # where in the log to look for a side's next status
         self._began_s = log.now_s()
 
     async def run(self) -> None:
@@ -213,6 +223,7 @@ class Play:
             case schema.Cancel():
                 await self._lab.source.command("migrate_cancel")
             case schema.Recover():
+                self._recovered = dict.fromkeys(("source", "destination"), len(self._log))
                 await self._lab.recover()
             case schema.Retry():
                 await self._retry(step)
@@ -226,7 +237,7 @@ class Play:
     async def _begin(self) -> None:
         self._log.write("run", "attempt-began", attempt=self._lab.attempt)
         self._since = len(self._log)
-        self._looked = False
+        self._looked, self._recovered = False, {}
         await self._lab.begin_migration()
 
     async def _wait_for_guest(self, step: schema.WaitForGuest) -> None:
@@ -293,7 +304,7 @@ class Play:
         )
 
     async def _status(self, side: str, statuses: list[str], within_s: float) -> None:
-        await self._log.wait(
+        event = await self._log.wait(
             lambda event: (
                 event.actor == side
                 and event.kind == "migration-status"
@@ -303,9 +314,17 @@ class Play:
             within_s=within_s,
             since=self._last_status(side) if statuses != ["active"] else self._since,
         )
+        if side in self._recovered:
+            self._recovered[side] = event.number
 
     def _last_status(self, side: str) -> int:
-        """Where to look from: the side's present status counts, older ones do not."""
+        """Where to look from: the side's present status counts, older ones do not.
+
+        In a recovery all count that it had since, in their order: it is `postcopy-paused` before,
+        and may be so again before anybody asks.
+        """
+        if side in self._recovered:
+            return self._recovered[side]
         numbers = [
             event.number
             for event in self._log.find("migration-status", side)

@@ -55,6 +55,16 @@ def test_a_scenario_may_be_for_other_endpoints(tmp_path: Path) -> None:
     )
 
 
+def test_a_model_of_another_version_is_known_before_it_is_started(tmp_path: Path) -> None:
+    path = tmp_path / "it.yaml"
+    text = SCENARIO.replace("endpoint: {kind}", 'qemu: ">=3.0"')
+    path.write_text(text.format())
+    assert other_endpoint(load(path), Settings(model("7.2"), qemu())) is None
+    assert other_endpoint(load(path), Settings(model("7.2"), model("2.9"))) == (
+        "it needs QEMU >=3.0, the destination is the model of 2.9: name another with --profile"
+    )
+
+
 def sides(path: Path, settings: Settings) -> tuple[str, str]:
     """The -M of both sides."""
     settings = with_machines(settings, scenario(path))
