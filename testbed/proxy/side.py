@@ -137,8 +137,8 @@ class SideSocket:
 
     def _lost(self, error: OSError) -> None:
         """The connection is no more: the peer reset it, or cannot be reached any more."""
-        if not self.reset_seen and error.errno not in RESETS:
-            self.how = errno.errorcode.get(error.errno or 0, str(error))
+        if not self.reset_seen:
+            self.how = how_it_ended(error)
         self.reset_seen = True
 
     def learn_how(self) -> None:
@@ -175,6 +175,13 @@ class SideSocket:
             self.gone = True
             self._poller.forget(self._socket)
             self._socket.close()
+
+
+def how_it_ended(error: OSError) -> str:
+    """What the end of a connection that broke with an error is told as: `RST`, or its name."""
+    if error.errno in RESETS:
+        return "RST"
+    return errno.errorcode.get(error.errno or 0, str(error))
 
 
 def set_to_reset(opened: socket.socket) -> None:

@@ -19,7 +19,7 @@ from testbed.log import Log, WaitExpired
 from testbed.proxy import Proxy
 from testbed.proxy.address import Address, TcpAddress, resolve
 from testbed.proxy.listener import error_text
-from testbed.tasks import beside
+from testbed.tasks import beside, one_error
 from testbed.wire import ChannelKind
 
 from .destination import LOOPBACK, Destination, Waiting, started
@@ -90,7 +90,8 @@ async def replay(recording: Replayable, plan: ReplayPlan, log: Log) -> Reaction:
         async with _destination(recording, surveys, plan, log) as destination:
             return await _Replay(recording, surveys, plan, log, destination).run()
     except BaseExceptionGroup as errors:
-        raise _innermost(errors) from None
+        error = one_error(errors)
+    raise error
 
 
 @asynccontextmanager
@@ -313,10 +314,3 @@ async def _connected(address: Address) -> socket.socket:
             return opened
     said = error_text(why) if why.errno else "no answer"
     raise NobodyThere(f"{address}: nobody takes the connection: {said}")
-
-
-def _innermost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

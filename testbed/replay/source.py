@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from testbed.log import Log
+from testbed.proxy.side import how_it_ended
 from testbed.wire import ChannelKind, ReturnPath
 from testbed.wire.element import Message, MessageType, Opaque
 
@@ -62,7 +63,7 @@ class Sender:
         self.order = Order(connection.size_bytes, survey, connection.read)
         self.sent = 0
         self.sent_all = False
-        self.ended: str | None = None  # FIN or RST of the destination
+        self.ended: str | None = None  # FIN or RST of the destination, or an error's name
         self.shut: int | None = None
         self.unacknowledged = 0
         self.opened_as = 0  # counted from 1 over all connections; 0: never opened
@@ -109,7 +110,7 @@ class Sender:
 
     async def _send(self, opened: socket.socket) -> None:
         try:
-            while not self.order.is_over and self.ended != "RST":
+            while not self.order.is_over and self.ended in (None, "FIN"):
                 self._wakes.clear()
                 if self.order.awaits is not None:
                     await self._wakes.wait()
@@ -128,8 +129,8 @@ class Sender:
                     ACTOR, "sent-all", connection=self.connection.number, bytes=self.sent
                 )
                 opened.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._end("RST", opened)
+        except OSError as error:
+            self._end(how_it_ended(error), opened)
 
     async def _hold(self) -> None:
         """Hold what follows the package until the guest runs.
@@ -195,8 +196,8 @@ class Sender:
                     elif isinstance(element.value, Opaque):
                         self._note("opaque", offset=element.offset, why=element.value.why)
             self._end("FIN", opened)
-        except OSError:
-            self._end("RST", opened)
+        except OSError as error:
+            self._end(how_it_ended(error), opened)
 
     def _heard(self, message: Message, offset: int) -> None:
         self.order.message(message)
@@ -229,7 +230,7 @@ class Sender:
                 sent=self.sent,
                 unacknowledged=self.unacknowledged,
             )
-        self.ended = "RST" if how == "RST" else self.ended or how
+        self.ended = self.ended or how if how == "FIN" else how
         self._wakes.set()
         self._has_moved()
 

@@ -11,6 +11,9 @@ from testbed.endpoint.process import signal_name
 WORDS_MAX = 3
 """Lines of stderr that are quoted: the last one alone often names no cause."""
 
+ENDS = ("FIN", "RST")
+"""How a destination ends a connection itself; all else is an error of the way to it."""
+
 
 class Verdict(StrEnum):
     """What a destination made of a stream."""
@@ -41,7 +44,7 @@ class Carried:
     sent_bytes: int
     taken_bytes: int  # by the destination's kernel: it cannot have read more
     sent_all: bool
-    ended: str | None  # FIN or RST of the destination; None: it did not end it
+    ended: str | None  # FIN or RST of the destination, or `ETIMEDOUT`; None: it did not end it
     shut: int | None  # value of SHUT on its return path
     cut_by_fault: bool = False
     place: str | None = None
@@ -142,13 +145,16 @@ def _by_socket(reaction: Reaction) -> tuple[Verdict, str]:
     if any(each.cut_by_fault for each in reaction.carried):
         return Verdict.UNKNOWN, "a fault ended the connection, and with it all that could tell"
     for each in reaction.carried:
-        if each.ended is not None and not each.sent_all:
+        if each.ended in ENDS and not each.sent_all:
             return (
                 Verdict.REFUSED,
                 f"it ended connection {each.number} ({each.ended}) {_where(each)}",
             )
     if main and main[-1].shut == 0:
         return Verdict.ACCEPTED, f"SHUT 0 on connection {main[-1].number}"
+    for each in filter(_is_lost, reaction.carried):
+        what = f"connection {each.number} was lost on the way ({each.ended}) {_where(each)}"
+        return Verdict.UNKNOWN, what
     if reaction.hung is not None:
         return Verdict.HUNG, f"{reaction.hung}{_waits_for(reaction.pages)}"
     for each in reaction.carried:
@@ -158,6 +164,11 @@ def _by_socket(reaction: Reaction) -> tuple[Verdict, str]:
     if all(each.sent_all and each.ended == "FIN" for each in reaction.carried):
         return Verdict.TAKEN, "it read all and closed; nothing says what it made of it"
     return Verdict.UNKNOWN, "nothing that came over the socket tells"
+
+
+def _is_lost(carried: Carried) -> bool:
+    """True if not the destination ended it, but an error of the way there."""
+    return carried.ended is not None and carried.ended not in ENDS
 
 
 def _where(carried: Carried) -> str:

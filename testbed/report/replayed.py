@@ -24,7 +24,7 @@ STDERR_LINES = 5
 
 
 def _ended(facts: Any) -> str:
-    how = "resets" if facts["how"] == "RST" else "closes"
+    how = {"RST": "resets", "FIN": "closes"}.get(facts["how"], f"is lost ({facts['how']}) on")
     return f"{how} connection {facts['connection']}; {facts['sent']} bytes were sent"
 
 

@@ -30,6 +30,17 @@ SAID = ("Missing section footer for timer", "load of migration failed: Invalid a
             "refused",
             "it ended connection 1 (FIN) before offset 0x32, in the footer of FULL timer",
         ),
+        (
+            Reaction([replace(CUT, ended="ETIMEDOUT")], HUNG),
+            "unknown",
+            "connection 1 was lost on the way (ETIMEDOUT) before offset 0x32, in the footer of "
+            "FULL timer",
+        ),
+        (
+            Reaction([replace(ALL, ended="EHOSTUNREACH", shut=0)]),
+            "accepted",
+            "SHUT 0 on connection 1",
+        ),
         (Reaction([replace(ALL, ended=None)], HUNG), "hung", HUNG),
         (
             Reaction([replace(ALL, ended=None)]),
