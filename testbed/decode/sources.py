@@ -17,11 +17,13 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import IO, Protocol
 
 from .channels import PIECE_BYTES, Chunk, Source, SourceChannel, SourceError
+from .foreign import Named, Peek, foreign
 from .packets import PCAP_MAGICS, PCAPNG_MAGIC
 from .spool import Spool
 
@@ -34,15 +36,6 @@ UNPACK_MEMORY_BYTES_MAX = 1 << 30
 """For one xz stream; `xz -9` asks for 65 MiB."""
 SPOOLED_BYTES_MAX = 1 << 36
 """Of a capture that came through a pipe or packed; it lies in the folder for temporary files."""
-NOT_READ = {
-    b"\x28\xb5\x2f\xfd": "zstd data; unpack it: zstd -dc FILE | testbed decode -",
-    b"\x04\x22\x4d\x18": "lz4 data; unpack it: lz4 -dc FILE | testbed decode -",
-    b"\x89LZO": "lzop data; unpack it: lzop -dc FILE | testbed decode -",
-    b"PK\x03\x04": "a zip archive; unpack it: unzip -p FILE | testbed decode -",
-    b"LibvirtQe": "a save image of libvirt; its stream begins behind a header: tail -c +$((1 + "
-    "$(grep -abom1 QEVM FILE | cut -d: -f1))) FILE | testbed decode -",
-    b"QFI\xfb": "a qcow2 image, not a migration stream",
-}
 
 
 class Unpacker(Protocol):
@@ -133,15 +126,16 @@ def open_source(path: str, *, silent_s: float | None = None) -> Iterator[Source]
                 yield _captured(mapped, name)
                 return
             if _packing(head) is None:
-                _check_readable(head, name)
+                _check_readable(head, partial(_slice, mapped), Named(path), name)
                 channel = SourceChannel(name, len(mapped), mapped, fd=opened.fileno())
                 yield Source(name, (channel,))
                 return
         head, pieces = _headed(_pieces(opened, name, silent_s))
-        _check_readable(head, name)
+        named = Named(None if path == STDIN else path)
         if (packing := _packing(head)) is not None:
             head, pieces = _headed(_unpacked(pieces, *packing, name))
-            _check_readable(head, name)
+            named = replace(named, unpacked_with=f"{packing[0]} -dc")
+        _check_readable(head, Ahead(pieces).peek, named, name)
         if not head:
             yield Source(name, (SourceChannel(name, 0, b""),))
         elif _is_capture(head):
@@ -247,10 +241,35 @@ def _packing(head: bytes) -> tuple[str, Callable[[], Unpacker]] | None:
     return next((what for magic, what in PACKED.items() if head.startswith(magic)), None)
 
 
-def _check_readable(head: bytes, name: str) -> None:
-    for magic, what in NOT_READ.items():
-        if head.startswith(magic):
-            raise SourceError(f"{name}: {what}")
+def _check_readable(head: bytes, peek: Peek, named: Named, name: str) -> None:
+    what = foreign(head, peek, named)
+    if what is not None:
+        raise SourceError(f"{name}: {what}")
+
+
+def _slice(mapped: mmap.mmap, start: int, size: int) -> bytes:
+    return mapped[start : start + size]
+
+
+class Ahead:
+    """Pieces that come one after another, to be looked at from ascending offsets on."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._data = b""
+        self._offset = 0  # of the data
+
+    def peek(self, start: int, size: int) -> bytes:
+        """The bytes from an offset on, as many as there are."""
+        while self._offset + len(self._data) < start + size:
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            skipped = min(max(start - self._offset, 0), len(self._data))
+            self._offset += skipped
+            self._data = self._data[skipped:] + piece
+        at = start - self._offset
+        return self._data[at : at + size] if at >= 0 else b""
 
 
 def _captured(buffer: mmap.mmap | bytes, name: str) -> Source:

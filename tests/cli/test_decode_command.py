@@ -70,7 +70,7 @@ def migration_packets():
     [
         ("none", "FILE: cannot be opened: No such file or directory"),
         ("folder", "FILE: a folder, expected a file"),
-        ("x.zst", "FILE: zstd data; unpack it: zstd -dc FILE | testbed decode -"),
+        ("x.zst", "FILE: zstd data; read it with: zstd -dc < "),
         ("x.pcap", "FILE: no migration in this capture: 1 TCP connection: "),
         ("empty.pcap", "FILE: no migration in this capture: no TCP connection; packets: 0"),
         ("x.xz", "FILE: the xz data is corrupted at offset 0x0 or within 106 bytes after it: "),
