@@ -235,7 +235,7 @@ def test_unreadable_vmdesc_confirms_nothing() -> None:
     assert opaque(elements) == []
     assert channel.layout is None
     assert not channel.confirmed
-    assert "the vmdesc cannot be read" in channel.corrections[0]
+    assert "bytes long, cannot be read" in channel.corrections[0]
 
 
 def test_payload_without_end_is_held_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
