@@ -87,6 +87,12 @@ class Collection:
         self._seed = seed
         self._opens = opens
 
+    @property
+    def connections(self) -> int:
+        """How many are open of the proxies that the API made."""
+        own = (each for each in self.proxies.values() if isinstance(each, OwnProxied))
+        return sum(len(each.tally.live) for each in own)
+
     def get(self, name: str) -> Proxied:
         """The proxy of that name.
 

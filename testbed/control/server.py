@@ -6,9 +6,11 @@ import asyncio
 import ipaddress
 import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 
@@ -18,11 +20,12 @@ from testbed.log import Log
 from testbed.proxy import Proxy
 from testbed.proxy.address import HERE, Address, TcpAddress, of_socket, resolve
 from testbed.proxy.listener import bound
+from testbed.proxy.proxy import CONNECTIONS_MAX as CONNECTIONS_EACH_MAX
 from testbed.tasks import owner
 
 from .adopted import AdoptedProxied
 from .api import Api
-from .collection import Collection
+from .collection import PROXIES_MAX, Collection
 from .guard import (
     BODY_BYTES_MAX,
     IDLE_S,
@@ -40,6 +43,11 @@ LINGER_S = 5.0
 """For the rest of a body that nobody wants, so that its sender comes to read the answer."""
 SHUTDOWN_S = 1.0
 """For requests under way, at the end."""
+FILES_EACH = 4
+"""Descriptors of a connection: both of its sockets, and two pipes to splice it with."""
+FILES_KEPT = 640
+"""Descriptors that are not for the proxies that the API makes: those of the command's own proxies
+(as many as they may have connections, two each), of files, and of the control server."""
 SILENT_AFTER_S = 0.25
 """A client that says nothing for so long waits for the server: a source of a migration never does.
 
@@ -109,7 +117,12 @@ async def serve(
         log.write("control", "control-started", address=str(listens_at), seed=seed)
         try:
             async with owner() as group:
-                collection = Collection(group, log, seed, _opens)
+                most = _connections_max()
+
+                def may_take() -> bool:
+                    return collection.connections < most
+
+                collection = Collection(group, log, seed, partial(_opens, may_take))
                 try:
                     async with _answering(opened, collection, log, _known(address, hosts)):
                         yield Control(listens_at, seed, log, collection)
@@ -119,8 +132,21 @@ async def serve(
             remove()
 
 
+def _connections_max() -> int:
+    """How many connections the proxies that the API makes may have together."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return PROXIES_MAX * CONNECTIONS_EACH_MAX
+    return max((soft - FILES_KEPT) // FILES_EACH, 1)
+
+
 def _opens(
-    listen: Address, upstream: Address, engine: FaultEngine, log: Log, came: Came
+    may_take: Callable[[], bool],
+    listen: Address,
+    upstream: Address,
+    engine: FaultEngine,
+    log: Log,
+    came: Came,
 ) -> AbstractAsyncContextManager[Proxy]:
     return Proxy.start(
         listen=listen,
@@ -131,6 +157,7 @@ def _opens(
         finds_attempts=True,
         silent_after_s=SILENT_AFTER_S,
         isolates=True,
+        may_take=may_take,
     )
 
 

@@ -59,7 +59,7 @@ def too_low(*, connections: int = 1, models: int = 0, qemus: int = 0) -> str | N
     """
     files = FILES_MIN + FILES_EACH * (connections - 1)
     tasks = TASKS_MIN + TASKS_MODEL * models + (TASKS_QEMU + connections) * qemus
-    soft, hard = _raise_files(max(FILES_USUAL, files))
+    soft, hard = raise_files(max(FILES_USUAL, files))
     if soft != resource.RLIM_INFINITY and soft < files:
         return (
             f"a run needs {files} open files, and the limit is {soft} "
@@ -86,7 +86,8 @@ def _raised(soft: int, hard: int, letter: str, number: int) -> str:
     return f"raise it as root, the hard limit is the same: `ulimit -{letter} {number}`"
 
 
-def _raise_files(wanted: int) -> tuple[int, int]:
+def raise_files(wanted: int) -> tuple[int, int]:
+    """Raise the soft limit of open files to `wanted` or the hard limit; return both limits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))

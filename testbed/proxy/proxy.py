@@ -68,6 +68,7 @@ class Proxy:
         silent_after_s: float | None,
         connect: Callable[[], Awaitable[socket.socket]] | None,
         isolates: bool,
+        may_take: Callable[[], bool],
     ) -> None:
         self.upstream = upstream
         self.engine = engine
@@ -82,6 +83,7 @@ class Proxy:
         self._silent_after_s = silent_after_s
         self._open = connect
         self._isolates = isolates
+        self._may_take = may_take
         self._is_shut = False  # whatever faults say
         self._around = Surroundings(
             log=log,
@@ -117,6 +119,7 @@ class Proxy:
         peeks: bool = True,
         silent_after_s: float | None = None,
         isolates: bool = False,
+        may_take: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Proxy]:
         """Listen until the block ends; what is still open then is reset.
 
@@ -139,6 +142,8 @@ class Proxy:
                 as its server may speak first; None: it is reset in the end.
             isolates: an error of ours on one connection resets that one, and is told
                 (`connection-broke`); else it ends the proxy, and whoever started it.
+            may_take: asked before each connection is taken: false if there are too many already,
+                here and elsewhere in the process.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -164,6 +169,7 @@ class Proxy:
                 silent_after_s=silent_after_s,
                 connect=connect,
                 isolates=isolates,
+                may_take=may_take,
             )
             with closing(proxy._means.pipes):
                 async with beside(proxy._serve()):
@@ -253,7 +259,8 @@ class Proxy:
             await asyncio.get_running_loop().create_future()  # until it is cancelled
 
     def _accepted(self, opened: socket.socket) -> None:
-        if len(self._live) >= CONNECTIONS_MAX and not self._has_evicted():
+        is_full = len(self._live) >= CONNECTIONS_MAX or not self._may_take()
+        if is_full and not self._has_evicted():
             self._reset_surplus(opened)
             return
         self._opened += 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from testbed.fault.engine import FaultEngine
+from testbed.lab.limits import raise_files
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
 from testbed.proxy.address import Address, leads_to, resolve
@@ -33,6 +34,8 @@ from .sampling import Sampler
 from .writer import Writer
 
 DRAW_EVERY_S = 0.25
+FILES_WANTED = 1 << 16
+"""Open files: for all connections that the proxies of the API may have, if the system lets us."""
 PROXY, NBD = "proxy", "nbd"
 """Who writes into the log: the migration's proxy, and the one for storage."""
 BREAKS = frozenset({"broke", "connection-broke", "proxy-broke", "request-failed"})
@@ -80,6 +83,7 @@ def serve(settings: Settings, watcher: Watcher) -> Outcome:
         AskedError: nothing can be written where the user wants it.
         ServiceError: an address cannot be had, or a name not be resolved.
     """
+    raise_files(FILES_WANTED)
     log = Log(keeps=False)
     log.listen(watcher.event)
     with ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from control_helpers import WITHIN_S, Served, passes, served
 from yarl import URL
 
 from testbed.control import proxied
+from testbed.control import server as server_module
 from testbed.fault.command import Command
 from testbed.fault.engine import FaultEngine
 from testbed.proxy.listener import Listener
@@ -297,6 +299,36 @@ async def test_no_address_ends_another_proxy(field: str, address: str) -> None:
         said = await at.call("PATCH", "/proxies/one", {field: address})
         assert said.status == 400
         assert await passes(client, server)
+
+
+async def test_connections_of_all_proxies_have_a_bound_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else those of one take the descriptors that the command's own proxy needs."""
+    monkeypatch.setattr(server_module, "_connections_max", lambda: 2)
+    async with served() as at:
+        await at.proxy("one")
+        await at.proxy("two")
+        client, server = await at.pair("one")
+        silent = await at.client("one")
+        await at.server()  # it goes onward at once, behind one that has
+        await at.pair("one")  # it has made room
+        assert await silent.is_reset()
+        with pytest.raises(ConnectionResetError):
+            await (await at.client("two")).receive()
+        assert await passes(client, server)
+        await at.call("DELETE", "/proxies/one")
+        assert await passes(*await at.pair("two"))
+
+
+@pytest.mark.parametrize(
+    ("soft", "most"), [(1024, 96), (65536, 16224), (64, 1), (resource.RLIM_INFINITY, 65536)]
+)
+def test_the_bound_leaves_descriptors_for_others(
+    soft: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module.resource, "getrlimit", lambda _which: (soft, soft))
+    assert server_module._connections_max() == most
 
 
 class Breaks(FaultEngine):
