@@ -9,13 +9,14 @@ from . import fields
 from .declare import Element, Field, Info, Loader, Node, Saver, Source, State, Story, VmState
 from .describe import device_node, old_style_node, text, vmdesc
 from .dump import dump, dump_text
-from .failure import VmStateFailed
+from .failure import DeviceCrash, VmStateFailed
 from .incoming import Incoming
 from .load import load
 from .save import Manner, Saved, save
 from .scalars import timer_get, timer_put
 
 __all__ = [
+    "DeviceCrash",
     "Element",
     "Field",
     "Incoming",

@@ -1,4 +1,4 @@
-"""The one error of this room."""
+"""The errors of this room."""
 
 from __future__ import annotations
 
@@ -28,3 +28,7 @@ class VmStateFailed(Exception):
     def within(self, line: str) -> VmStateFailed:
         """The same failure, of which what is around has one line more to say."""
         return VmStateFailed(self.ret, *self.lines, line)
+
+
+class DeviceCrash(Exception):
+    """A device's own code does not survive what it loads: QEMU is ended by SIGSEGV there."""

@@ -128,7 +128,7 @@ def build(
     ram = Ram(memory, profile)
     shape = Shape(memory_bytes, cpus, tuple(_bytes(nic.mac) for nic in nics))
     before = read(name, power_on=True) if waits else None
-    registry, payloads = _registry(recording, before, shape, ram)
+    registry, payloads = _registry(recording, before, shape, ram, profile)
     hardware = _hardware(name, profile, ram, registry, payloads)
     if before is not None:
         for section in sections(before, shape):
@@ -190,10 +190,11 @@ def _memory(recording: Recording, memory_bytes: int) -> Memory:
 
 
 def _registry(
-    recording: Recording, before: Recording | None, shape: Shape, ram: Ram
+    recording: Recording, before: Recording | None, shape: Shape, ram: Ram, profile: Profile
 ) -> tuple[Registry, dict[tuple[str, int], bytes]]:
     """The entries, each loaded, and what was loaded into them."""
-    vmstates = _vmstates((*recording.sections, *(before.sections if before else ())))
+    recorded = (*recording.sections, *(before.sections if before else ()))
+    vmstates = _vmstates(recorded, dies_if_cut=profile.dies_in_virtio)
     registry, payloads = Registry(), {}
     for section in sections(recording, shape):
         if registry.next_section_id <= recording.ram_id < section.section_id:
@@ -208,14 +209,15 @@ def _registry(
     return registry, payloads
 
 
-def _vmstates(recorded: Sequence[Section]) -> dict[str, VmState]:
+def _vmstates(recorded: Sequence[Section], *, dies_if_cut: bool) -> dict[str, VmState]:
     """The declaration of each kind of device, by all that was recorded of it."""
     kinds: dict[str, list[Section]] = {}
     infos = dict(INFOS)
     for section in recorded:
         kinds.setdefault(section.described["vmsd_name"], []).append(section)
         if is_nic(section):
-            infos[VirtioNet.name] = VirtioNet.of(section.payload, recorded_mac(section))
+            mac = recorded_mac(section)
+            infos[VirtioNet.name] = VirtioNet.of(section.payload, mac, dies_if_cut=dies_if_cut)
     return {name: _declared(name, same, infos) for name, same in kinds.items()}
 
 

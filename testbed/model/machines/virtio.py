@@ -15,7 +15,8 @@ from typing import Any
 
 from testbed.vmstate import Element, Info, Loader, Saver, Story, VmStateFailed
 
-QUEUES_MAX = 1024
+from .virtio_cut import QUEUE_BYTES, QUEUES_MAX, cut
+
 MAC_BYTES = 6
 MAC_TABLE_MAX = 64
 COUNT_AT = 18
@@ -48,13 +49,17 @@ class VirtioNet(Info):
 
     mac_at: int
     head_bytes: int  # of a device that filters by no address
+    queues: int
+    dies_if_cut: bool
     name = "virtio"
     uses_current = False
 
     @classmethod
-    def of(cls, payload: bytes, mac: bytes) -> VirtioNet:
+    def of(cls, payload: bytes, mac: bytes, *, dies_if_cut: bool) -> VirtioNet:
         """By a payload that has that MAC, and no address to filter by."""
-        return cls(payload.index(mac), payload.index(FIRST))
+        mac_at = payload.index(mac)
+        queues = next(each for each in range(1, QUEUES_MAX) if _counts(payload, mac_at, each))
+        return cls(mac_at, payload.index(FIRST), queues, dies_if_cut)
 
     def put(self, saver: Saver, element: Element) -> None:
         """Save the bytes."""
@@ -64,17 +69,23 @@ class VirtioNet(Info):
         """Load as many as it has.
 
         Raises:
-            VmStateFailed: there are more addresses than can be.
+            VmStateFailed: there are more addresses than can be, or it was cut.
+            DeviceCrash: it was cut where QEMU does not survive that.
         """
         del element
-        to_table = self.mac_at + COUNT_AT + 4
-        data = yield from loader.read(to_table)
-        count = int.from_bytes(data[-4:], "big")
-        if count > MAC_TABLE_MAX:  # QEMU skips them then, and filters by none
-            raise VmStateFailed(-errno.EINVAL)
-        data += yield from loader.read(count * MAC_BYTES + self.head_bytes - to_table)
-        while (size := (yield from self._subsection(loader))) is not None:
-            data += yield from loader.read(size)
+        source, to_table = loader.source, self.mac_at + COUNT_AT + 4
+        data = yield from source.read(to_table)
+        if len(data) == to_table:
+            count = int.from_bytes(data[-4:], "big")
+            if count > MAC_TABLE_MAX:  # QEMU skips them then, and filters by none
+                raise VmStateFailed(-errno.EINVAL)
+            data += yield from source.read(count * MAC_BYTES + self.head_bytes - to_table)
+            while (size := (yield from self._subsection(loader))) is not None:
+                data += yield from source.read(size)
+        if source.error:
+            with source.in_hand() as rest:
+                data += bytes(rest)
+            raise cut(data, self.mac_at, self.queues, dies=self.dies_if_cut)
         return data
 
     def _subsection(self, loader: Loader) -> Story[int | None]:
@@ -88,3 +99,9 @@ class VirtioNet(Info):
         name = yield from loader.source.peek(head[1], skip=2)
         size = SIZES.get(name.decode("latin-1"))
         return None if size is None else len(head) + len(name) + VERSION_BYTES + size
+
+
+def _counts(payload: bytes, mac_at: int, queues: int) -> bool:
+    """Whether it has so many queues: their number stands before them."""
+    at = mac_at - queues * QUEUE_BYTES - 4
+    return payload[at : at + 4] == queues.to_bytes(4, "big")

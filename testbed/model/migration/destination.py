@@ -11,7 +11,7 @@ import signal
 from collections.abc import Generator
 
 from testbed.model.profile import Profile
-from testbed.vmstate import Incoming, Story
+from testbed.vmstate import DeviceCrash, Incoming, Story
 from testbed.wire import build
 
 from .effects import Became, Effect, Exit, GuestMayRun, HangUp, Status
@@ -80,9 +80,12 @@ class Destination:
     def _advance(self) -> list[Effect]:
         mis = self._mis
         if not self.exited:
-            self._main = _resumed(self._main)
-            if mis.listening and not self._ended():
-                self._listener = _resumed(self._listener)
+            try:
+                self._main = _resumed(self._main)
+                if mis.listening and not self._ended():
+                    self._listener = _resumed(self._listener)
+            except DeviceCrash:
+                mis.effects.append(Exit(-signal.SIGSEGV))
         effects, mis.effects = mis.effects, []
         for at, effect in enumerate(effects):
             if isinstance(effect, Exit):

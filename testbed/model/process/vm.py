@@ -8,6 +8,8 @@ moves meanwhile. Source: QEMU `softmmu/cpus.c`, `softmmu/runstate.c`, `migration
 from __future__ import annotations
 
 import asyncio
+import errno
+import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -22,7 +24,7 @@ from testbed.model.migration.loadvm import load_machine
 from testbed.model.migration.memory import Missing
 from testbed.model.profile import Profile
 from testbed.model.qmp.error import CommandError
-from testbed.vmstate import Incoming, VmStateFailed
+from testbed.vmstate import DeviceCrash, Incoming, VmStateFailed
 
 from .chardev import Serial
 from .nic import Nic
@@ -282,6 +284,9 @@ class Vm:
             raise AssertionError("a file that has ended leaves nothing to wait for")
         except StopIteration as done:
             ret = done.value
+        except DeviceCrash as crash:
+            self.end(-signal.SIGSEGV)
+            raise VmStateFailed(-errno.EIO) from crash
         for effect in mis.effects:
             if isinstance(effect, Trace):
                 self.trace(effect.event, effect.arguments)
