@@ -16,6 +16,7 @@ from testbed.fault.plan import Channel
 from testbed.wire.element import CommandType, MessageType
 
 from .model import Model, Natural, Positive, SideName, Signed, did_you_mean, got, keyed, one_of
+from .patterns import Glob
 from .qapi import EventName, MigrationStatus
 from .units import Share, SomeSize
 
@@ -52,7 +53,7 @@ ChannelName = Annotated[str, AfterValidator(_channel)]
 class SectionAt(Model):
     """A section, or a part, field or byte of it."""
 
-    section: str
+    section: Glob
     kind: SectionKind | None = None
     instance: U32 | None = None
     occurrence: Positive = 1
@@ -64,7 +65,7 @@ class SectionAt(Model):
 class PageAt(Model):
     """The record of a page of a RAM block, or the nth page record of that block."""
 
-    block: str = "pc.ram"
+    block: Glob = "pc.ram"
     page: PageNumber | None = None
     page_record: Positive | None = None
     phase: Literal["precopy", "postcopy"] | None = None
@@ -77,7 +78,7 @@ class PageAt(Model):
 class BlockAt(Model):
     """The page record with which so much of a RAM block has passed."""
 
-    block: str
+    block: Glob
     passed: SomeSize | None = None
     share: Share | None = None
 
@@ -104,7 +105,7 @@ class ElementAt(Model):
     """An element by its kind; `channel` is where its kind is, if that is left out."""
 
     element: ElementKind
-    name: str | None = None
+    name: Glob | None = None
     occurrence: Positive = 1
     channel: ChannelName | None = None
     field: str | None = None

@@ -22,7 +22,7 @@ from .model import (
     matching,
 )
 from .network import GuestOrMac, Network, PortName
-from .patterns import checked
+from .patterns import Glob, checked
 from .places import CommandName, MessageName, SectionKind
 from .qapi import Hyphened, MigrationStatus, RunState
 from .strikes import FaultModel
@@ -278,7 +278,7 @@ HowMany = Annotated[
 class WireExpectation(Model):
     """What the proxy must have seen pass."""
 
-    section: str | None = None
+    section: Glob | None = None
     kind: SectionKind | None = None
     command: CommandName | None = None
     message: MessageName | None = None
@@ -288,7 +288,7 @@ class WireExpectation(Model):
 class LoadedExpectation(Model):
     """How often the destination must have begun to load a section, START or FULL."""
 
-    section: Word
+    section: Glob
     count: HowMany = Count(min=1)
 
 

@@ -29,6 +29,7 @@ from testbed.fault.plan import (
     HalfClose,
     Insert,
     Latency,
+    MessagePlace,
     PagePlace,
     Place,
     Point,
@@ -47,8 +48,8 @@ from testbed.fault.plan import (
     Tarpit,
     Truncate,
 )
-from testbed.wire import ChannelKind
-from testbed.wire.element import RamFlag, RamPage, SectionType
+from testbed.wire import ChannelKind, build_message
+from testbed.wire.element import MessageType, RamFlag, RamPage, SectionType
 
 STREAM = precopy()
 PAGE = RamPage("pc.ram", 0x400, RamFlag.PAGE, b"a" * 0x400)
@@ -193,6 +194,20 @@ def test_a_cut_at_the_end_cuts_nothing(
     assert [text.rpartition(": ")[2] for text in engine.unfired()] == (
         [] if strikes_there else ["nothing came after it"]
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "strikes_there"), [("PONG", True), ("SHUT", False)], ids=["a PONG", "SHUT"]
+)
+def test_nothing_comes_back_after_shut(message: str, strikes_there: bool) -> None:
+    cut = Fault(MessagePlace(message), Truncate(), "cut", point=Point.AFTER)
+    engine = FaultEngine((cut,))
+    relay = main(engine)
+    relay.received(SOURCE, STREAM)
+    pong, shut = build_message(MessageType.PONG, b"\0\0\0\1"), build_message(1, bytes(4))
+    answered = relay.received(DESTINATION, pong + shut) + relay.ended(DESTINATION)
+    assert bool(strikes(answered)) is strikes_there
+    assert (engine.unfired() == []) is strikes_there
 
 
 # Connections, rate and time

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from testbed.scenario.load import ScenarioError, load
-from testbed.scenario.patterns import checked, found
+from testbed.scenario.patterns import GLOB_CHARACTERS_MAX, checked, found
 
 LINE = "qemu-system-x86_64: " + "a" * 4000
 
@@ -107,6 +107,25 @@ def test_wrong_patterns_are_told_with_their_places(tmp_path: Path) -> None:
         "7:20",
     ]
     assert "`(?!`, is not supported by RE2's patterns: match the text itself" in lines[1]
+
+
+@pytest.mark.parametrize("place", ["section", "block", "element"])
+def test_a_name_that_is_longer_than_any_is_refused(tmp_path: Path, place: str) -> None:
+    """`fnmatch` looks for the end of each `[` by itself."""
+    at = {
+        "section": "section: '{}'",
+        "block": "block: '{}', page: 1",
+        "element": "element: payload, name: '{}'",
+    }[place]
+    path = tmp_path / "it.yaml"
+    for length, refused in ((GLOB_CHARACTERS_MAX, False), (GLOB_CHARACTERS_MAX + 1, True)):
+        faults = f"faults: [{{at: {{{at.format('[' * length)}}}, do: delete}}]\n"
+        path.write_text("description: it\nmode: precopy\nexpect: {verdict: completed}\n" + faults)
+        if not refused:
+            load(path)
+            continue
+        with pytest.raises(ScenarioError, match="expected a text of at most 1000 characters"):
+            load(path)
 
 
 def test_what_needs_no_pattern_does_not_load_their_engine() -> None:

@@ -14,6 +14,8 @@ from testbed.fault.sentence import action_name, action_words
 from testbed.wire.element import (
     Element,
     EndOfStream,
+    Message,
+    MessageType,
     PageRun,
     RamPage,
     RunElement,
@@ -383,7 +385,11 @@ class Strikes:
         """True of a cut behind which nothing may come: it is told when something does."""
         action = edit.fault.action
         cuts = isinstance(action, Truncate) or action == HalfClose(self._outlet.toward)
-        may_be_last = isinstance(element.value, EndOfStream | VmDescription)
+        match element.value:
+            case EndOfStream() | VmDescription() | Message(type=MessageType.SHUT):
+                may_be_last = True
+            case _:
+                may_be_last = False
         is_behind = edit.start == len(element.raw)
         return cuts and may_be_last and is_behind and not edit.fault.everywhere
 
