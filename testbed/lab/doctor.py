@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import sys
 from collections.abc import Sequence
 
 from netns.require import Feature, probe_features
+from testbed import tasks
 from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.model.profile import PROFILES
@@ -30,7 +30,7 @@ def examine(commands: Sequence[tuple[str, ...]], *, needed: bool) -> list[Featur
         *limit_features(),
         *probe_features(),
         Feature("models", True, f"of QEMU {' and '.join(PROFILES)}; they need no QEMU", ""),
-        *asyncio.run(_qemus(commands, needed=needed)),
+        *tasks.run(_qemus(commands, needed=needed)),
     ]
 
 

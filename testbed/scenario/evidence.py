@@ -17,7 +17,8 @@ from .result import Check
 FRAME_CHECKS = (
     "expect.announce.",
     "expect.forwarding.",
-    "invariant: no frame of the guest's from the destination before the source stopped",
+    "invariant: no frame of the guest",  # from the destination before the source stopped
+    "invariant: the guest is announced",
 )
 """Names, or their beginnings, of checks that rest on the frames that the capture saw."""
 HARMLESS = frozenset({"frame-lost", "progress"})
@@ -71,7 +72,7 @@ class Evidence:
         """The check as far as the evidence goes: `passed` is None where it does not."""
         if check.name.startswith(FRAME_CHECKS):
             # A frame that was seen was there, whatever else was lost.
-            seen = check.name.startswith("invariant") and check.passed is False
+            seen = check.name.startswith("invariant: no frame") and check.passed is False
             return check if seen else _unknown(check, self.frames)
         if check.name == "expect.outage":
             return _unknown(check, self.probes)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from testbed import tasks
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.machine_types import (
     MachineTypes,
@@ -27,7 +27,7 @@ NAMED_MAX = 8
 
 def with_machines(settings: Settings, scenario: Scenario) -> Settings:
     """Return `resolved` settings, where no event loop runs yet."""
-    return asyncio.run(resolved(settings, scenario))
+    return tasks.run(resolved(settings, scenario))
 
 
 async def resolved(settings: Settings, scenario: Scenario) -> Settings:
