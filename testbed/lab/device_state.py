@@ -26,6 +26,13 @@ OUTSIDE = "(outside of its fields)"
 PAYLOAD = "(payload)"
 """Field of a payload of which no field is known."""
 VERSION = "(version_id)"
+RINGSIZE = "virtio/ringsize"
+RINGSIZE_HEAD = bytes((5, len(RINGSIZE))) + RINGSIZE.encode() + bytes((0, 0, 0, 1))
+RINGSIZE_BYTES = len(RINGSIZE_HEAD) + 1024 * 4
+"""A subsection within a virtio device's one field `virtio`: a be32 for each of `VIRTIO_QUEUE_MAX`
+queues, saved only where one has another size than the device gives it by default (QEMU
+`hw/virtio/virtio.c`, `virtio_ringsize_needed`). Compared as a field of its own, for a default that
+is another one in the destination's version."""
 BYTES_SHOWN_MAX = 16
 
 
@@ -99,6 +106,9 @@ def _between(sent: DeviceSection, held: DeviceSection) -> Iterator[Difference]:
         yield difference(VERSION, one, other)
     if sent.payload == held.payload:
         return
+    (sent, one_size), (held, other_size) = _without_ringsize(sent), _without_ringsize(held)
+    if one_size != other_size:
+        yield difference(RINGSIZE, one_size, other_size)
     theirs, ours = _fields(sent), _fields(held)
     if len(sent.payload) == len(held.payload):
         # Byte by byte: two versions may have other names for the same, as once it was `unused`.
@@ -111,6 +121,25 @@ def _between(sent: DeviceSection, held: DeviceSection) -> Iterator[Difference]:
     for name in dict.fromkeys((*theirs, *ours)):
         if theirs.get(name) != ours.get(name):
             yield difference(name[0], theirs.get(name), ours.get(name))
+
+
+def _without_ringsize(section: DeviceSection) -> tuple[DeviceSection, bytes | None]:
+    """The section without that subsection, and its bytes; None: it has none."""
+    payload = section.payload
+    at = payload.find(RINGSIZE_HEAD)
+    if at < 0:
+        return section, None
+    end = at + RINGSIZE_BYTES
+    fields = tuple(
+        (
+            name,
+            start - RINGSIZE_BYTES if start >= end else start,
+            size - RINGSIZE_BYTES if start <= at and end <= start + size else size,
+        )
+        for name, start, size in section.fields
+    )
+    rest = payload[:at] + payload[end:]
+    return replace(section, payload=rest, fields=fields), payload[at:end]
 
 
 def _fields(section: DeviceSection) -> dict[tuple[str, int], bytes]:

@@ -495,7 +495,7 @@ class Lab:
             return SentReport(unwatched="the guest never left the source")
         if (why := self.engine.sections_sent.unread) is not None:
             return SentReport(unwatched=f"the proxy could not read all of the stream: {why}")
-        return self._sent.compare(saved.blocks, ran=self._ran_there())
+        return self._sent.compare(saved.blocks, ran=self._ran_there(), written=saved.written)
 
     def _ran_there(self) -> bool:
         """True if the destination was seen to run the guest in the present attempt."""

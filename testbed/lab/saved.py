@@ -6,8 +6,9 @@ what it saves, by the parser that reads everything else. Nothing is asked of the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from mmap import mmap
 
 from testbed.wire import Layout, MainChannel
 from testbed.wire.element import (
@@ -48,12 +49,16 @@ class DeviceSection:
 
 @dataclass(slots=True)
 class SavedState:
-    """RAM blocks by name as they were saved, and the device sections in stream order."""
+    """RAM blocks by name as they were saved, and the device sections in stream order.
 
-    blocks: dict[str, bytearray] = field(default_factory=dict)
+    Of a block only what is not zero takes room; `written` has the offsets of those pages.
+    """
+
+    blocks: dict[str, memoryview] = field(default_factory=dict)
+    written: dict[str, set[int]] = field(default_factory=dict)
     devices: dict[tuple[str, int], DeviceSection] = field(default_factory=dict)
 
-    def guest_ram(self) -> tuple[str, bytearray]:
+    def guest_ram(self) -> tuple[str, memoryview]:
         """The largest block: the machine's main memory (`pc.ram`).
 
         Raises:
@@ -64,28 +69,68 @@ class SavedState:
         return max(self.blocks.items(), key=lambda item: len(item[1]))
 
 
+class _Filling:
+    """A `Witness` that puts each page of a stream where it belongs, in blocks that begin as zeros.
+
+    A machine that saves itself to a pipe sends whole pages: `saving.py` has all capabilities off.
+    """
+
+    def __init__(self, saved: SavedState) -> None:
+        self._blocks, self._written = saved.blocks, saved.written
+
+    def begins(self) -> None:
+        """There is one list of blocks."""
+        self._blocks.clear()
+        self._written.clear()
+
+    def block(self, block: RamBlock) -> None:
+        """Another block."""
+        size = block.used_bytes
+        self._written[block.idstr] = set()
+        self._blocks[block.idstr] = memoryview(mmap(-1, size) if size else bytearray())
+
+    def run(self, run: PageRun, data: bytes | mmap, at: int) -> None:
+        """Pages of one block, back to back."""
+        if zeros(run) == len(run.records):
+            return
+        block, view = self._blocks[run.block], memoryview(data)
+        written = self._written[run.block]
+        for offset, is_zero, begins in pages(run):
+            if not is_zero:
+                start = at + begins
+                written.add(offset)
+                block[offset : offset + run.page_bytes] = view[start : start + run.page_bytes]
+
+    def page(self, page: RamPage) -> None:
+        """A page by itself."""
+        if not page.flags & RamFlag.ZERO:
+            block = self._blocks[page.block]
+            self._written[page.block].add(page.offset_bytes)
+            block[page.offset_bytes : page.offset_bytes + len(page.data)] = page.data
+
+    def wants(self, block: str, offsets_bytes: Sequence[int]) -> bool:  # noqa: ARG002
+        """There is no multifd."""
+        return False
+
+    def pages(self, block: str, offsets_bytes: Sequence[int], data: bytes | None) -> None:
+        """There is no multifd."""
+
+    def zeros(self, block: str, offsets_bytes: Sequence[int]) -> None:
+        """There is no multifd."""
+
+
 async def read_saved(chunks: AsyncIterator[bytes]) -> SavedState:
     """Read a stream that an endpoint saved.
 
     Raises:
         SavedStateError: it is no whole migration stream.
     """
-    parser = MainChannel(in_runs=True)
     saved = SavedState()
+    parser = MainChannel(in_runs=True, witness=_Filling(saved))
     payloads: dict[tuple[str, int], tuple[SectionHeader, bytes]] = {}
-    tail = bytearray()  # came in, in no element yet: where the bytes of a run are
     async for chunk in chunks:
-        tail += chunk
         for element in parser.feed(chunk):
-            raw = tail[: element.size_bytes]
-            del tail[: element.size_bytes]
             match element.value:
-                case RamBlock(idstr=idstr, used_bytes=used_bytes):
-                    saved.blocks[idstr] = bytearray(used_bytes)
-                case PageRun() as run:
-                    _store_run(saved.blocks[run.block], run, raw)
-                case RamPage():
-                    _store_page(saved.blocks, element.value)
                 case Payload(data=data) if (
                     element.section is not None and element.section.type is SectionType.FULL
                 ):
@@ -101,21 +146,6 @@ async def read_saved(chunks: AsyncIterator[bytes]) -> SavedState:
             header.idstr, header.instance_id, header.version_id, data, fields_of(parser.layout, key)
         )
     return saved
-
-
-def _store_page(blocks: Mapping[str, bytearray], page: RamPage) -> None:
-    """Put a page where it belongs; a ZERO record needs nothing, a block begins as zeros."""
-    if not page.flags & RamFlag.ZERO:
-        blocks[page.block][page.offset_bytes : page.offset_bytes + len(page.data)] = page.data
-
-
-def _store_run(block: bytearray, run: PageRun, raw: bytearray) -> None:
-    """Put the pages of a run, whose bytes are `raw`, where they belong."""
-    if zeros(run) == len(run.records):
-        return
-    for offset, is_zero, at in pages(run):
-        if not is_zero:
-            block[offset : offset + run.page_bytes] = raw[at : at + run.page_bytes]
 
 
 def fields_of(layout: Layout | None, key: tuple[str, int]) -> tuple[tuple[str, int, int], ...]:

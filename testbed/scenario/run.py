@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +252,12 @@ class Play:
             said = stamps_said(event.facts["line"])
             return said is not None and said >= stamps
 
-        await self._log.wait(
-            far_enough, what=f"the guest to stamp {stamps} pages", within_s=step.within
+        await together(
+            self._log.wait(
+                far_enough, what=f"the guest to stamp {stamps} pages", within_s=step.within
+            ),
+            # What looks at memory in the end takes a while to load; now there is time for it.
+            asyncio.to_thread(import_module, "testbed.guest.memory"),
         )
 
     async def _start_postcopy(self, step: schema.StartPostcopy) -> None:

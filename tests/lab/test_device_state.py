@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 
 from testbed.lab.device_state import (
+    RINGSIZE_HEAD,
     Change,
     Difference,
     differences,
@@ -120,6 +121,24 @@ def test_whatever_byte_is_flipped_it_is_found(at: int) -> None:
     assert len(found(section(), section(flipped(at)))) == 1
 
 
+def virtio(*, ringsize: bool, tail: bytes = b"tail") -> DeviceSection:
+    """A virtio device's one field, between two others; with the subsection, or without."""
+    inside = RINGSIZE_HEAD + bytes(4096) if ringsize else b""
+    blob = b"head" + inside + tail
+    fields = (("a", 0, 2), ("virtio", 2, len(blob)), ("b", 2 + len(blob), 2))
+    return section(b"aa" + blob + b"bb", fields)
+
+
+def test_the_sizes_of_rings_are_a_field_of_their_own() -> None:
+    (lone,) = differences({KEY: virtio(ringsize=False)}, {KEY: virtio(ringsize=True)})
+    assert (lone.field, lone.sent) == ("virtio/ringsize", None)
+    sent, held = {KEY: virtio(ringsize=True)}, {KEY: virtio(ringsize=False, tail=b"tall")}
+    assert [(each.field, each.at) for each in differences(sent, held)] == [
+        ("virtio/ringsize", ()),
+        ("virtio", (6,)),
+    ]
+
+
 IDE = Change("*/ide", "a", "because", ((1, 2),), (("7.2", "7.2"),))
 
 
@@ -186,8 +205,8 @@ def test_each_measured_change_has_its_reason_and_known_pairs() -> None:
         assert each["reason"], each
         assert "pairs" not in each or each["pairs"], each
         assert {version for pair in each.get("pairs", ()) for version in pair} <= versions
-    names = [(each["idstr"], each["field"]) for each in data["changes"]]
-    assert len(names) == len(set(names))
+    names = [(each["idstr"], each["field"], *each.get("pairs", ())) for each in data["changes"]]
+    assert len(names) == len({str(each) for each in names})
 
 
 def test_no_change_covers_a_whole_device() -> None:

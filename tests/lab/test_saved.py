@@ -33,7 +33,7 @@ async def test_memory_and_devices_are_those_of_the_stream(seed: int) -> None:
             case Payload(data=data) if element.section.type is SectionType.FULL:
                 devices.append(data)
     saved = await read_saved(chunks(pieces(STREAM, seed)))
-    assert saved.blocks == blocks
+    assert {name: bytes(block) for name, block in saved.blocks.items()} == blocks
     assert [section.payload for section in saved.devices.values()] == devices
     assert saved.guest_ram()[0] == "pc.ram"
 

@@ -112,6 +112,10 @@ def test_what_the_stream_fills_is_what_was_sent(
         faults=faults if how == "while a fault waits" else (),
     )
     report = memory.compare(blocks, ran=False)
+    written = {name: range(0, len(block), PAGE_BYTES) for name, block in blocks.items()}
+    assert memory.compare(blocks, ran=False, written=written) == report
+    nowhere: dict[str, list[int]] = {name: [] for name in blocks}
+    assert memory.compare(blocks, ran=False, written=nowhere) == report
     assert report.findings == ()
     assert (report.damaged, report.unknown, report.unwatched) == (0, 0, None)
     assert report.pages == sum(map(len, blocks.values())) // PAGE_BYTES - len(COVERED)
