@@ -70,7 +70,6 @@ class Proof:
 
 
 def _gaps(scenario: Scenario, trials: Sequence[Trial]) -> Iterator[Gap]:
-    expected = scenario.model.expect.verdict
     own = trials[0]
     for verdict in own.passes:
         if verdict != own.verdict:
@@ -82,7 +81,7 @@ def _gaps(scenario: Scenario, trials: Sequence[Trial]) -> Iterator[Gap]:
         if trial.verdict == own.verdict:
             yield Gap(trial.where, f"without {trial.without} it passes all the same")
         else:
-            said = f"nothing but its verdict, `{trial.verdict}` in place of `{expected}`"
+            said = f"nothing but its verdict, `{trial.verdict}` in place of `{own.verdict}`"
             yield Gap(trial.where, f"without {trial.without} {said}, tells so")
 
 

@@ -17,11 +17,9 @@ from pathlib import Path
 
 import pytest
 from command_helpers import command
-
-from testbed.scenario.load import load
+from library_helpers import LIBRARY, is_for
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = sorted((ROOT / "scenarios").rglob("*.yaml"))
 PAIRS = {"models": (), "old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
 PLAYED = PAIRS if os.environ.get("ALL_PAIRS") == "1" else {"models": ()}
 """With ALL_PAIRS=1 it is proved on others as well: some four minutes each, on two cores."""
@@ -35,7 +33,7 @@ pytestmark = pytest.mark.live
         pytest.param(path, options, id=f"{name}-{path.stem}")
         for name, options in PLAYED.items()
         for path in LIBRARY
-        if load(path).model.requires.endpoint in (None, "qemu" if "qemu" in options else "model")
+        if is_for(path, options)
     ],
 )
 def test_the_scenario_is_proved(path: Path, options: tuple[str, ...]) -> None:

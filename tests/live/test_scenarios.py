@@ -16,14 +16,9 @@ from pathlib import Path
 
 import pytest
 from command_helpers import command
-
-from testbed.endpoint.program import model, qemu
-from testbed.scenario.load import load
-from testbed.scenario.run import Settings, other_endpoint
+from library_helpers import LIBRARY, is_for
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = sorted((ROOT / "scenarios").rglob("*.yaml"))
-SCENARIOS = {path: load(path) for path in LIBRARY}
 
 pytestmark = pytest.mark.live
 
@@ -35,17 +30,6 @@ MIXED = {
     "from QEMU to an old model": ("--source", "qemu", "--profile", "2.9"),
     "from an old model to QEMU": ("--destination", "qemu", "--profile", "2.9"),
 }
-
-
-def is_for(path: Path, options: tuple[str, ...]) -> bool:
-    """Whether a scenario can be played by a pair: the command would leave it out otherwise."""
-    said = dict(zip(options[::2], options[1::2], strict=True))
-    both = said.get("--endpoint", "model")
-    sides = (
-        qemu() if said.get(name, both) == "qemu" else model(said.get("--profile", "7.2"))
-        for name in ("--source", "--destination")
-    )
-    return other_endpoint(SCENARIOS[path], Settings(*sides)) is None
 
 
 ALL = os.environ.get("ALL_PAIRS") == "1"
