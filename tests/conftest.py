@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
@@ -50,6 +52,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         wanted = set((config.getoption("--results") / FAILED_LIVE).read_text().splitlines())
         config.hook.pytest_deselected(items=[each for each in items if each.nodeid not in wanted])
         items[:] = [each for each in items if each.nodeid in wanted]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, bool, bool]:
+    """Have the bound interrupt a test again and again.
+
+    After the first time, it may wait without a bound for what it has started to end: so does the
+    end of `with subprocess.Popen(...)`.
+    """
+    was_set = yield
+    until_then_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    if until_then_s:
+        signal.setitimer(signal.ITIMER_REAL, until_then_s, settings.timeout)
+    return was_set
 
 
 class Notes:

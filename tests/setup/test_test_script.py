@@ -41,8 +41,12 @@ import time
 from hypothesis import given, strategies
 
 def test_alone():
-    while True:
-        time.sleep(0.01)
+    try:
+        while True:
+            time.sleep(0.01)
+    finally:
+        while True:
+            time.sleep(0.01)
 
 @given(strategies.integers())
 def test_property(number):
@@ -131,13 +135,13 @@ def test_others_fail_the_run_at_once(project: Path, tests: str, said: str) -> No
 
 
 def test_a_test_that_hangs_has_a_bound_and_it_is_said_where(project: Path) -> None:
-    bounds = ("--timeout", "1", "-o", "faulthandler_timeout=0.5")
+    bounds = ("--timeout", "2", "-o", "faulthandler_timeout=1")
     done = outcome_of(project, HANGS, "-n", "1", *bounds)
     assert done.returncode == 1, done.stdout
     assert "2 failed" in done.stdout
-    assert "Failed: Timeout (>1.0s)" in done.stdout
+    assert "Failed: Timeout (>2.0s)" in done.stdout
     assert "crashed while running 'tests/test_it.py::test_property'" in done.stdout
-    assert 'test_it.py", line 12 in test_property' in done.stdout
+    assert 'test_it.py", line 16 in test_property' in done.stdout
 
 
 def test_what_tests_start_can_be_interrupted_though_sigint_is_ignored(project: Path) -> None:
