@@ -22,7 +22,7 @@ from testbed.log import Log
 from testbed.proxy.side import set_to_reset
 
 from .answers import plain, refused
-from .errors import ApiError
+from .errors import ApiError, bad_body
 
 BODY_BYTES_MAX = 1 << 20
 HANDLE_S = 25.0
@@ -59,6 +59,10 @@ def answered(log: Log) -> _Middleware:
             response = web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
         except web.HTTPException as error:
             response = _plain(error)
+        except web.RequestPayloadError as error:
+            response = refused(bad_body(f"it cannot be read: {' '.join(str(error).split())}"))
+        except ConnectionError:  # the client has gone before its body was there: nobody hears it
+            response = web.Response(status=HTTPStatus.BAD_REQUEST)
         except Exception as error:  # noqa: BLE001 whoever asked must be told, and the rest go on
             log.write("control", "request-failed", path=request.path, error=repr(error))
             what = "internal error; the log of the server has it"

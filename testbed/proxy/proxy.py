@@ -278,28 +278,22 @@ class Proxy:
         self._await_next()
 
     def _has_evicted(self) -> bool:
-        """Reset the eldest connection from which nothing has come, to make room; false: none is.
+        """Reset the eldest connection that has not said what it is, to make room; false: none is.
 
-        First one that has not gone onward. One that has may be a migration's channel that has no
-        work yet (preempt), so it must not go while a main channel is there.
+        First one that waits to go onward. One that has gone may be a migration's channel that has
+        no work yet (preempt), so it must not go while a main channel is there.
         """
-        silent = [each for each in self._live.values() if self._is_silent(each)]
-        waiting = [each for each in silent if not each.goes_onward]
-        if not waiting and any(each.channel in MAIN_CHANNELS for each in self._live.values()):
+        live = [each for each in self._live.values() if not each.source.gone]
+        waiting = (each for each in live if not each.goes_onward)
+        found = next(filter(_is_silent, waiting), None)
+        if found is None and not any(each.channel in MAIN_CHANNELS for each in live):
+            found = next(filter(_is_silent, live), None)
+        if found is None:
             return False
-        for connection in (waiting or silent)[:1]:
-            connection.abort()
-            self._evicted += 1
-            self._tell_surplus()
-            return True
-        return False
-
-    @staticmethod
-    def _is_silent(connection: Connection) -> bool:
-        """True if its source has not sent a byte, nor its end."""
-        source = connection.source
-        received = connection.received_bytes[Side.SOURCE]
-        return not (source.gone or received) and source.peek(1) is None
+        found.abort()
+        self._evicted += 1
+        self._tell_surplus()
+        return True
 
     def _reset_surplus(self, opened: socket.socket) -> None:
         """There are too many: reset it, and tell so now and then."""
@@ -488,3 +482,9 @@ class Proxy:
     def _held_max(self) -> int:
         """How much a line may hold: its share."""
         return HELD_BYTES_MAX // (2 * max(1, len(self._live)))
+
+
+def _is_silent(connection: Connection) -> bool:
+    """True if its source has not yet said enough to be told by, nor ended."""
+    received = connection.received_bytes[Side.SOURCE]
+    return not received and connection.first_bytes(FIRST_BYTES) is None

@@ -155,6 +155,35 @@ async def test_what_is_no_request_is_answered_without_a_traceback(request_bytes:
         assert (await at.call("GET", "/version")).status == 200
 
 
+BODY = b"POST /proxies HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        BODY + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+        BODY + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
+        BODY + b'Content-Length: 5\r\n\r\n\xff\xfe"\0{',
+        BODY + b"X-\xff: \xff\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["no gzip", "no chunks", "no UTF-8", "no header"],
+)
+async def test_a_body_that_cannot_be_read_is_the_clients_error(request_bytes: bytes) -> None:
+    async with served() as at:
+        assert (await raw(at, request_bytes)).startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+        assert at.log.first("request-failed") is None
+
+
+async def test_who_goes_before_its_body_is_there_is_no_error_of_ours() -> None:
+    async with served() as at:
+        client = await at.connect(str(at.control.address))
+        await client.send(BODY + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert (await client.receive()).startswith(b"HTTP/1.1 100 ")  # it waits for the body
+        client.reset()
+        await at.log.wait(lambda event: event.kind == "request", what="it", within_s=10)
+        assert at.log.first("request-failed") is None
+
+
 async def test_http_2_is_an_event_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     async with served() as at:
         await raw(at, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\x12\4" + bytes(23))
