@@ -8,6 +8,8 @@ from testbed.log import Event, Log
 from testbed.scenario.result import Result
 from testbed.tasks import ALSO
 
+from .cause import refusal
+
 AROUND = 25
 """Lines shown of a failed run's log: around the fault, and the last ones."""
 BEFORE = 8
@@ -77,9 +79,15 @@ def log_lines(log: Log) -> Iterator[str]:
 
 
 def reason_line(result: Result) -> str:
-    """Why a run did not pass, in one line: of a traceback the error, of checks the first."""
+    """Why a run did not pass, in one line.
+
+    What the destination refused, where it should not have; else the first check that failed; or of
+    a traceback the error.
+    """
     if result.lacks is not None:
         return printable(next(iter(result.lacks.splitlines()), "the environment lacks something"))
+    if (cause := refusal(result)) is not None:
+        return printable(shortened(cause, TEXT_MAX))
     if result.passed is False:
         failed = next(check for check in result.checks if check.passed is False)
         text = f"{failed.name}: expected {failed.expected}, got {failed.got}"
@@ -104,6 +112,8 @@ def _failure_lines(result: Result) -> Iterator[str]:
     if len(reason) > REASON_LINES_MAX:
         yield "..."
     yield from reason[-REASON_LINES_MAX:]
+    if (cause := refusal(result)) is not None:
+        yield shortened(cause, TEXT_MAX)
     for check in result.failures:
         yield f"{check.where}: {check.name}"
         yield f"  expected: {shortened(check.expected, TEXT_MAX)}"
