@@ -34,6 +34,15 @@ def _some_machine(_: click.Context, __: click.Parameter, machine: str | None) ->
     return machine
 
 
+def _some_nic(_: click.Context, __: click.Parameter, nic: str | None) -> str | None:
+    if nic is not None:
+        from testbed.scenario.machine_sense import nic_problem
+
+        if (why := nic_problem(nic)) is not None:
+            usage(f"--nic: {why}")
+    return nic
+
+
 OPTIONS = (
     click.option("--endpoint", type=KIND, help="What both sides are: the model of QEMU, or QEMU."),
     click.option("--source", type=KIND, help="What the source is.  [default: model]"),
@@ -55,6 +64,12 @@ OPTIONS = (
         callback=_some_machine,
         help="QEMU's -M, in place of the scenarios' `guest.machine`. An alias such as `pc` is the "
         "newest type that both sides have.",
+    ),
+    click.option(
+        "--nic",
+        metavar="MODEL",
+        callback=_some_nic,
+        help="The guest's NIC, in place of the scenarios' `guest.nic`.  [virtio-net-pci]",
     ),
     click.option(
         "--accel",
@@ -90,6 +105,7 @@ def played_on(command: Callable[..., None]) -> Callable[..., None]:
         source_qemu: str | None,
         destination_qemu: str | None,
         machine: str | None,
+        nic: str | None,
         accel: str,
         toxiproxy: str | None,
         untrusted: bool,
@@ -105,6 +121,7 @@ def played_on(command: Callable[..., None]) -> Callable[..., None]:
             seed,
             _server(toxiproxy),
             machine,
+            nic=nic,
             untrusted=untrusted,
         )
         _check(settings, profile)

@@ -211,7 +211,10 @@ Condition = AfterFault | Reached | Before | Vcpus | Chance
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the connection in order (FIN) on that side; what comes from a live side is swallowed."""
+    """End the connection in order (FIN) on that side; what comes from a live side is swallowed.
+
+    A socket that a program closes answers that with RST, as `Reset` does.
+    """
 
     side: Side = Side.BOTH
 

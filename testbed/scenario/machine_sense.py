@@ -87,7 +87,7 @@ def guest_problems(model: ScenarioModel) -> Iterator[Finding]:
             yield (key, "machine"), why
         yield from ((((key, "arguments", at)), why) for at, why in _machine_twice(own.arguments))
     yield from ((("guest", *at), why) for at, why in _workload(model.guest))
-    if (why := _nic(model.guest.nic)) is not None:
+    if (why := nic_problem(model.guest.nic)) is not None:
         yield ("guest", "nic"), why
     channels = model.parameters.get("multifd-channels", MULTIFD_CHANNELS[0])
     if type(channels) is not int or channels not in MULTIFD_CHANNELS:
@@ -126,7 +126,8 @@ def _workload(guest: Guest) -> Iterator[Finding]:
         )
 
 
-def _nic(nic: str) -> str | None:
+def nic_problem(nic: str) -> str | None:
+    """Why a run cannot have a NIC, QEMU's name of its model with its properties; None: it can."""
     name = nic.partition(",")[0]
     if name in NICS:
         return None

@@ -50,6 +50,7 @@ class Settings:
     seed: int | None = None
     toxiproxy: str | None = None  # HOST:PORT, in place of the scenario's
     machine: str | None = None  # QEMU's -M, in place of the scenario's `guest.machine`
+    nic: str | None = None  # in place of the scenario's `guest.nic`
     machines: Mapping[str, str] = field(default_factory=dict)
     """What each `-M` of the scenario is on both sides; `machines.py` finds it out."""
     untrusted: bool = False  # scenarios are not trusted; `untrusted.py` has checked them
@@ -73,7 +74,7 @@ def lab_plan(scenario: Scenario, settings: Settings, folder: Path, accelerator: 
                 devices=tuple(guest.devices if own.devices is None else own.devices),
                 arguments=tuple(guest.arguments if own.arguments is None else own.arguments),
                 mac=guest.mac,
-                nic=guest.nic,
+                nic=settings.nic or guest.nic,
                 paused=paused,
             ),
         )

@@ -332,6 +332,8 @@ def _repeat_command(scenario: Scenario, options: Options) -> str:
     words += _endpoint_words(settings)
     if settings.machine is not None:
         words += ["--machine", settings.machine]
+    if settings.nic is not None:
+        words += ["--nic", settings.nic]
     if settings.toxiproxy is not None:
         words += ["--toxiproxy", settings.toxiproxy]
     if settings.untrusted:

@@ -108,6 +108,8 @@ def test_a_file_that_is_not_there_is_said(name: str) -> None:
         (["--seed", "-1"], "'--seed'"),
         (["--accel", "xen"], "'--accel'"),
         (["--machine", ""], "--machine: expected a machine type"),
+        (["--nic", "e1001"], "--nic: a run cannot have the NIC 'e1001'; did you mean"),
+        (["--nic", "none"], "--nic: a run cannot do without a NIC"),
         (["--endpoint", "bochs"], "'--endpoint'"),
         (["--profile", "3.0"], "'--profile'"),
         (["--source", "model", "--source-qemu", "q"], "--source model and --source-qemu"),

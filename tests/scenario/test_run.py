@@ -108,6 +108,14 @@ def test_a_side_that_cannot_be_asked_is_lacking(tmp_path: Path) -> None:
         sides(tmp_path, Settings(qemu(["/nowhere/qemu"]), model()))
 
 
+@pytest.mark.parametrize(("given", "nic"), [(None, "virtio-net-pci"), ("e1000", "e1000")])
+def test_a_nic_of_the_command_line_stands_in_place_of_the_scenarios(
+    tmp_path: Path, given: str | None, nic: str
+) -> None:
+    plan = lab_plan(scenario(tmp_path), Settings(nic=given), tmp_path, "tcg")
+    assert (plan.source.machine.nic, plan.destination.machine.nic) == (nic, nic)
+
+
 @pytest.mark.parametrize(("given", "seed"), [(None, 1), (0, 0), (7, 7)])
 def test_one_seed_decides_all_that_is_left_to_chance(
     tmp_path: Path, given: int | None, seed: int
@@ -124,7 +132,7 @@ CHROOT = ("chroot", "/srv/trixie", "qemu-system-x86_64")
     [
         (Settings(), []),
         (Settings(model("2.9"), model("2.9")), ["--profile", "2.9"]),
-        (Settings(machine="q35"), ["--machine", "q35"]),
+        (Settings(machine="q35", nic="e1000"), ["--machine", "q35", "--nic", "e1000"]),
         (Settings(qemu(), qemu(), "tcg"), ["--endpoint", "qemu", "--accel", "tcg"]),
         (Settings(qemu(), model()), ["--source", "qemu"]),
         (
