@@ -102,7 +102,9 @@ class Lab:
         self._saved: dict[Qemu, SavedState] = {}
         self._stopped: list[Qemu] = []  # to be looked at
         self._halted: set[Qemu] = set()  # by a fault's SIGSTOP, which takes a moment to be seen
+        self._began_at = 0.0  # the attempt, by time.monotonic()
         self._source_stopped_at: float | None = None
+        self._runs_at: str | None = None  # where the guest went on after that
 
     @classmethod
     @asynccontextmanager
@@ -207,6 +209,8 @@ class Lab:
         await self._announce_at_source()
         await self.note_forwarding("before")
         await self._begin_probing()
+        self._began_at = time.monotonic()
+        self._source_stopped_at = self._runs_at = None
         await self.destination.command("migrate-incoming", {"uri": self._link.lead_to()})
         await self.source.let_go()
         await self.source.command("migrate", {"uri": self._link.uri})
@@ -286,10 +290,16 @@ class Lab:
             self._reported(Side(event.actor), "MIGRATION", event.facts["status"])
         elif event.kind == "qmp-event":
             name = event.facts["event"]
-            if event.actor == "source" and name == "STOP":
-                age_s = self._log.now_s() - event.at_s
-                self._source_stopped_at = time.monotonic() - age_s
+            self._moved(event.actor, name, time.monotonic() - (self._log.now_s() - event.at_s))
             self._reported(Side(event.actor), name)
+
+    def _moved(self, side: str, event: str, at: float) -> None:
+        """Note where the guest is, for who measures how long it was away."""
+        if event == "STOP" and side == "source":
+            self._source_stopped_at, self._runs_at = at, None
+        elif event == "RESUME" and self._source_stopped_at is not None:
+            # The destination's own start is the one that counts, if both run.
+            self._runs_at = side if side == "destination" else self._runs_at or side
 
     def _reported(self, side: Side, event: str, status: str | None = None) -> None:
         self.proxy.observed(side, event, status)
@@ -345,13 +355,16 @@ class Lab:
             )
 
     def outage(self) -> Outage | None:
-        """For how long frames for the guest have gone astray since the source stopped.
+        """For how long frames for the guest have gone astray in this attempt. None: nobody probes.
 
-        None: nobody probes, or the source has not stopped.
+        It counts from when the source stopped, and a guest that runs nowhere is on its way to the
+        destination. One that the source never stopped, or runs again, is to be found there.
         """
-        if self._probe is None or self._source_stopped_at is None:
+        if self._probe is None:
             return None
-        return self._probe.outage("destination", self._source_stopped_at)
+        if self._source_stopped_at is None:
+            return self._probe.outage("source", self._began_at)
+        return self._probe.outage(self._runs_at or "destination", self._source_stopped_at)
 
     def note_unfired(self) -> None:
         """Write down which faults never struck; nothing more will pass."""

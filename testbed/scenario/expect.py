@@ -288,7 +288,7 @@ class Expectations:
         events = list(self._log.find("outage", "client"))
         if not events:
             return self._unknown(("outage",), wanted, "no probe was sent")
-        facts = events[-1].facts
+        facts = events[0].facts
         total = facts["total_s"]
         shown = f"{total:g} s ({facts['wrong_s']:g} to the wrong host, {facts['nowhere_s']:g} lost)"
         if facts["until_s"] is None:

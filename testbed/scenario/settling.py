@@ -126,7 +126,8 @@ async def settled(
 ) -> None:
     """Wait until the network has done what the scenario's expectations are about.
 
-    Returns at once if they ask for nothing, or if the guest never ran at the destination.
+    Returns at once if they ask for nothing; a guest that never ran at the destination announces
+    nothing there, but it may have been away.
 
     Args:
         scenario: as it is played between these versions.
@@ -136,10 +137,10 @@ async def settled(
         until_s: by the log's clock: for no longer.
     """
     needs = needs_of(scenario)
-    resumed = None if needs.nothing else await _resumed(log, since)
-    if resumed is None:
+    if needs.nothing:
         return
-    due_s = resumed.at_s + last_due_s(scenario)
+    resumed = await _resumed(log, since)
+    due_s = 0.0 if resumed is None else resumed.at_s + last_due_s(scenario)
     while log.now_s() < until_s:
         count = needs.announcements
         came = arrived(log[number] for number in range(since, len(log)))

@@ -172,6 +172,35 @@ def test_a_run_lasts_until_what_it_expects_of_the_network_is_decided(tmp_path: P
     passes(path, ())
 
 
+AWAY = """
+name: away
+description: The destination refuses the CPU. Whether the source hears of it decides who is away for how long.
+mode: precopy
+capabilities: {return-path: HEARS}
+guest: {working_set: 1M}
+network: {probe: {every: 5ms}}
+faults: [{at: {section: cpu, kind: full, part: footer, field: mark}, do: {set: 0x7d}}]
+expect: {verdict: VERDICT, outage: {OUTAGE}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("hears", "verdict", "outage"),
+    [
+        ("true", "failed-clean", "max: 100ms"),  # frames never led elsewhere
+        ("false", "guest-lost, known_outcome: nobody runs it", "min: 600ms"),  # and will not
+    ],
+    ids=["failed clean", "lost"],
+)
+def test_an_outage_is_of_the_guest_wherever_it_is(
+    tmp_path: Path, hears: str, verdict: str, outage: str
+) -> None:
+    path = tmp_path / "away.yaml"
+    text = AWAY.replace("HEARS", hears).replace("VERDICT", verdict).replace("OUTAGE", outage)
+    path.write_text(text)
+    passes(path, ())
+
+
 def test_a_qemu_that_is_not_there_is_one_clear_sentence_and_status_3() -> None:
     done = command("run", "scenarios/precopy_ok.yaml", "--source-qemu", "/nowhere/qemu")
     assert done.returncode == 3, done.stdout + done.stderr

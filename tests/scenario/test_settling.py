@@ -135,6 +135,11 @@ async def test_the_run_waits_until_the_outage_is_over(tmp_path: Path) -> None:
     assert await wait(it, log, asks=3) == 3
 
 
+async def test_a_guest_that_never_ran_there_may_have_been_away(tmp_path: Path) -> None:
+    it = scenario(tmp_path, "verdict: completed, outage: {max: 1s}", head=f"mode: precopy\n{PROBE}")
+    assert await wait(it, under_way("failed"), asks=3) == 3
+
+
 async def test_the_run_waits_no_longer_than_it_may(tmp_path: Path) -> None:
     it = scenario(tmp_path, "verdict: completed, announce: {count: 5}")
     await wait(it, Run().begin().event("destination", "RESUME").log, until_s=0.0)
