@@ -174,7 +174,7 @@ def test_a_run_lasts_until_what_it_expects_of_the_network_is_decided(tmp_path: P
 
 AWAY = """
 name: away
-description: The destination refuses the CPU. Whether the source hears of it decides who is away for how long.
+description: The destination refuses the CPU. If the source hears of it, the guest goes on there.
 mode: precopy
 capabilities: {return-path: HEARS}
 guest: {working_set: 1M}
