@@ -187,6 +187,8 @@ class Field:
     """Makes an element, where loading has to allocate them; None: they are there."""
     attribute: str | None = None
     """Where the state has the value, if not at `name`; empty: the value is the state itself."""
+    told_as: str | None = None
+    """What errors call it, if not `name`: a vmdesc numbers the fields of one name (`config[0]`)."""
 
     @property
     def path(self) -> str:

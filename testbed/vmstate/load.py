@@ -84,7 +84,8 @@ class _Load:
             yield from self._value(field, state)
         except VmStateFailed as failed:
             self._keep(failed)
-            raise failed.within(f"Failed to load {vmstate.name}:{field.name}") from failed
+            name = field.told_as or field.name
+            raise failed.within(f"Failed to load {vmstate.name}:{name}") from failed
 
     def _value(self, field: Field, state: State) -> Story[None]:
         if field.is_array:

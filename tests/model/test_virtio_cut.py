@@ -138,6 +138,26 @@ def test_a_model_of_an_older_version_survives_it():
     assert (info.queues, info.dies_if_cut) == (3, False)
 
 
+@pytest.mark.parametrize(
+    ("device", "at", "said"),
+    [
+        ("0000:00:00.0/I440FX", 200, "Failed to load PCIDevice:config"),
+        ("0000:00:01.3/piix4_pm", 173, "Failed to load PCIDevice:config"),
+        ("mc146818rtc", 145, "Failed to load mc146818rtc:unused"),
+        ("mc146818rtc", 182, "Failed to load mc146818rtc:unused"),
+    ],
+)
+def test_a_field_whose_name_a_device_has_twice_is_told_without_a_number(sent, device, at, said):
+    stream, _, _ = sent
+    channel = MainChannel()
+    payload = next(
+        each
+        for each in channel.feed(stream) + channel.end()
+        if isinstance(each.value, Payload) and each.section.idstr == device
+    )
+    assert judged(stream[: payload.offset + at])[0][0] == said
+
+
 @pytest.mark.live
 @pytest.mark.parametrize("at", [260, 276, 367, 414, 423])
 def test_the_qemu_installed_does_the_same(sent, tmp_path, at):

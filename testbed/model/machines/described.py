@@ -7,6 +7,7 @@ bytes and the same description. What a device itself would judge, its values, is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -125,6 +126,13 @@ def _fill(vmstate: VmState, state: SimpleNamespace) -> None:
         _fill(sub, state)
 
 
+NUMBERED = re.compile(r"\[\d+\]$")
+TWICE = ("config", "env.xmm_regs", "cur_offset", "unused")
+"""Names that a VMSD of a PC has for two fields, of which a stream may have one: a vmdesc numbers
+them (`vmfield_name_num`, QEMU `migration/vmstate.c`), errors do not. Others have their number in C.
+"""
+
+
 class _Declarer:
     """Makes declarations; every field gets an attribute of its own."""
 
@@ -194,7 +202,10 @@ class _Declarer:
         places = zip(*elements, strict=True)
         for _, same in groupby(places, lambda nodes: nodes[0]["name"]):
             described = list(same)
-            yield self._field([node for nodes in described for node in nodes], len(described))
+            nodes = [node for nodes in described for node in nodes]
+            made = self._field(nodes, len(described))
+            name = NUMBERED.sub("", made.name)
+            yield replace(made, told_as=name) if name in TWICE else made
 
     def _field(self, nodes: Sequence[Json], count: int) -> Field:
         node = nodes[0]
