@@ -69,7 +69,7 @@ class MainChannel(Channel):
     `vmdesc_error` is why a vmdesc that came could not be read.
 
     Args:
-        page_bytes: target page size where the stream does not say; 4096 on x86.
+        page_bytes: target page size where nothing in the stream tells; 4096 on most.
         witness: sees the data of pages.
         learned: a layout for device sections until the vmdesc comes, or if none does.
         in_runs: plain and zero pages come as `RunElement`s, many at once.
@@ -97,7 +97,10 @@ class MainChannel(Channel):
         self._used: list[Device] = []  # of the learned layout
         self._described = False  # the vmdesc came
         self._sizes: list[int] = []  # of the device sections to come, from a vmdesc ahead
-        self._ram = Ram(page_bytes, in_runs=in_runs, by_name=recovery, witness=witness)
+        # A recovery that is read alone may be a page by itself: see `Ram.recovered`.
+        self._ram = Ram(
+            page_bytes, in_runs=in_runs, by_name=recovery, is_sure=recovery, witness=witness
+        )
         self._sections: dict[int, SectionHeader] = {}
         self._announced = 0  # sections with a long header
         self._devices: list[Section] = []
@@ -134,6 +137,8 @@ class MainChannel(Channel):
         if section is None or len(data) != U64.size + page_bytes or self.pending:
             return False
         if section.idstr != RAM or section.type not in LATER or self._ram.last is None:
+            return False
+        if not self._ram.is_sure:
             return False
         (word,) = U64.unpack_from(data)
         return bool(word & (page_bytes - 1) == PLAIN and word < ADDRESSES_END)

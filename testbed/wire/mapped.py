@@ -28,20 +28,16 @@ class MappedFile:
     def __init__(self) -> None:
         self._base: int | None = None  # in the file, of the channel's first byte
 
-    def header(self, reader: Reader, page_bytes: int, skip: int) -> Story[MappedRam]:
+    def header(self, reader: Reader, skip: int) -> Story[MappedRam]:
         """Return the header `skip` bytes ahead.
 
         Raises:
-            StreamError: it is of another version or page size.
+            StreamError: it is of another version.
         """
         raw = yield from reader.peek(MAPPED_RAM.size, INSIDE, skip=skip)
         header = MappedRam(*MAPPED_RAM.unpack(raw))
-        for name, expected, got in (
-            ("version", VERSION, header.version),
-            ("page size", page_bytes, header.page_bytes),
-        ):
-            if got != expected:
-                raise reader.wrong(INSIDE, f"{name} {expected}", f"{got}", skip=skip)
+        if header.version != VERSION:
+            raise reader.wrong(INSIDE, f"version {VERSION}", f"{header.version}", skip=skip)
         return header
 
     def regions(self, reader: Reader, emit: Emit, block: RamBlock) -> Story[None]:

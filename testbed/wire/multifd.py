@@ -7,6 +7,8 @@ Source: QEMU `migration/multifd.c`, `multifd_recv_initial_packet` and
 
 from __future__ import annotations
 
+import struct
+
 from . import spans
 from .channel import Channel
 from .packet import (
@@ -19,6 +21,7 @@ from .packet import (
     MultifdPayload,
     MultifdPiece,
 )
+from .ram import UNSTATED_BYTES
 from .reader import Story
 from .structs import (
     MULTIFD_DEVICE_STATE,
@@ -36,6 +39,8 @@ COMPRESSED_BYTES_MAX = 2 * PAGES_BYTES
 """Of a compressed payload: the buffer that QEMU gives zlib for it."""
 DEVICE_STATE_BYTES_MAX = 64 << 20
 """Of a payload of device state; VFIO sends 1 MiB at a time."""
+PAGES_ALLOC_AT = 12
+NEXT_PACKET = struct.pack(">II", MULTIFD_MAGIC, MULTIFD_VERSION)
 INIT = "multifd init packet"
 PACKET = "multifd packet"
 
@@ -50,7 +55,8 @@ class MultifdChannel(Channel):
     `MultifdPiece` each, and nothing of them is copied.
 
     Args:
-        page_bytes: target page size, which a channel of this kind never says; 4096 on x86.
+        page_bytes: target page size where the channel does not tell: the first packet with pages
+            says how many a packet can have, `PAGES_BYTES` of them.
         witness: sees the data of pages; a payload of which it has to see some comes whole.
     """
 
@@ -59,6 +65,7 @@ class MultifdChannel(Channel):
         self._witness = witness
         self._page_bytes = page_bytes
         self._slots = PAGES_BYTES // page_bytes
+        self._is_sure = False  # of the page size
         self._packets = 0
         super().__init__()
 
@@ -92,7 +99,36 @@ class MultifdChannel(Channel):
             yield from self._ram()
         self._context.occurrence = 1
 
+    def _learn(self) -> Story[None]:
+        """Take the page size from a packet's `pages_alloc`.
+
+        Since 9.0 that is zero where there are no pages. Then only the place where the next packet
+        begins tells how many offsets it has; with larger pages, before the expected one.
+        """
+        reader = self._reader
+        alloc = yield from reader.u32(PACKET, skip=PAGES_ALLOC_AT)
+        for size in UNSTATED_BYTES:
+            if alloc * size == PAGES_BYTES:
+                self._set_page_bytes(size)
+        whole = MULTIFD_PACKET.size + U64.size * self._slots
+        while not alloc and reader.available < whole and not (reader.ended or reader.silent):
+            yield from reader.wait(whole)
+        for size in reversed(UNSTATED_BYTES):
+            end = MULTIFD_PACKET.size + U64.size * (PAGES_BYTES // size)
+            if alloc or end >= whole:
+                return
+            at = reader.pos + end
+            if reader.available == end or reader.data[at : at + 8] == NEXT_PACKET:
+                self._set_page_bytes(size)
+                return
+
+    def _set_page_bytes(self, page_bytes: int) -> None:
+        self._page_bytes, self._slots = page_bytes, PAGES_BYTES // page_bytes
+        self._is_sure = True
+
     def _ram(self) -> Story[None]:
+        if not self._is_sure:
+            yield from self._learn()
         size = MULTIFD_PACKET.size + U64.size * self._slots
         raw = yield from self._reader.peek(size, PACKET)
         _, _, flags, alloc, normal, following, number, zero, reserved, block = (

@@ -36,7 +36,11 @@ class PreemptChannel(Channel):
     def _story(self) -> Story[None]:
         if not (yield from self._reader.more()):
             return
-        ram = Ram(self._page_bytes, by_name=True) if self._main is None else self._main.ram()
+        ram = (
+            Ram(self._page_bytes, by_name=True, is_sure=True)
+            if self._main is None
+            else self._main.ram()
+        )
         try:
             yield from _Urgent(ram, self._reader, self._emit, self._out, self._context).story()
         except Cut:

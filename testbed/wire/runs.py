@@ -77,17 +77,17 @@ class Follower:
         self._data, self._stop, self._page_bytes = data, stop, page_bytes
         return self
 
-    def follow(self, first: int, pos: int) -> tuple[Sequence[int], int]:
+    def follow(self, first: int, pos: int, *, only_zeros: bool) -> tuple[Sequence[int], int]:
         """The records of a run that begins with `first`, without CONTINUE, and where it ends.
 
-        `pos` is behind the first one.
+        `pos` is behind the first one. With `only_zeros`, a page with data ends the run.
         """
         first &= ~_CONTINUE
         count, end = self._alike(first, pos)
         if count >= ATTEMPT:
             size = self._page_bytes
             return range(first, first + (count + 1) * size, size), end
-        return self._one_by_one(first, pos)
+        return self._one_by_one(first, pos, only_zeros=only_zeros)
 
     def _alike(self, first: int, pos: int) -> tuple[int, int]:
         """How many records continue `first` page by page, of the same kind, and where they end."""
@@ -125,11 +125,13 @@ class Follower:
         differ = (got ^ expected).bit_length()
         return count - -(-differ // (8 * unit))
 
-    def _one_by_one(self, first: int, pos: int) -> tuple[list[int], int]:
+    def _one_by_one(self, first: int, pos: int, *, only_zeros: bool) -> tuple[list[int], int]:
         """Until a record is none of these, or so many were alike that they are compared at once."""
         data, stop, size = self._data, self._stop, self._page_bytes
         unpack, low = U64.unpack_from, size - 1
         steps = {_PAGE_CONTINUE: U64.size + size, _ZERO_CONTINUE: ZERO_RECORD_BYTES}
+        if only_zeros:
+            del steps[_PAGE_CONTINUE]
         records, expected, alike = [first], first + size, 0
         while pos + U64.size <= stop and len(records) < FOLLOWED_MAX:
             (word,) = unpack(data, pos)

@@ -2,21 +2,30 @@
 
 import pytest
 from fault_helpers import main, passed, run
-from wire_helpers import TARGETS, parse, pieces, recorded
+from wire_helpers import TARGETS, parse, pieces, recorded, steps
 
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import (
     Duplicate,
     ElementPlace,
     Fault,
+    FlipBits,
     Insert,
+    PagePlace,
     Replay,
     SectionPlace,
     SetField,
     Swap,
 )
 from testbed.wire import MainChannel
-from testbed.wire.element import Element, Payload, SectionFooter, SectionHeader, SectionType
+from testbed.wire.element import (
+    Element,
+    Payload,
+    RamPage,
+    SectionFooter,
+    SectionHeader,
+    SectionType,
+)
 
 S390_BEFORE_10 = "targets/qemu7.2-s390x.fwd"
 CSS = SectionPlace("s390_css", "full")
@@ -46,7 +55,7 @@ def test_a_fault_strikes_in_every_section_whose_ends_are_certain(name: str) -> N
         if idstr != "s390_css" or name != S390_BEFORE_10:
             assert expected[element.offset] == 0x7E
             expected[element.offset] = 0x7D
-    assert len(faults) >= 12
+    assert len(faults) >= 4
     engine = FaultEngine(tuple(faults))
     assert passed(run(main(engine), pieces(recorded(name), 5))) == expected
     doubtful = 1 if name == S390_BEFORE_10 else 0
@@ -99,3 +108,31 @@ def test_a_field_of_the_second_of_two_sections_of_one_name_is_its_own() -> None:
     changed = [at for at, (old, new) in enumerate(zip(data, out, strict=True)) if old != new]
     assert len(changed) == 1
     assert payloads[1].offset <= changed[0] < payloads[1].end
+
+
+PAGES = [
+    ("avr", "sram", 4, 256),  # 0x34 of the page, where the loader put a byte
+    ("arm-lm3s6965evb", "stellaris.sram", 4, 1024),
+    ("or1k", "openrisc.ram", 3, 8192),
+    ("tricore", "powerlink_ext_d.ram", 2, 16384),
+]
+
+
+@pytest.mark.parametrize("step", [7000, 1 << 20])
+@pytest.mark.parametrize(("target", "block", "page", "page_bytes"), PAGES)
+def test_a_page_is_counted_by_the_size_that_the_stream_shows(
+    target: str, block: str, page: int, page_bytes: int, step: int
+) -> None:
+    data = recorded(f"targets/qemu10.0-{target}.fwd")
+    record = next(
+        each
+        for each in parse(MainChannel(), [data])
+        if isinstance(each.value, RamPage)
+        and each.value.block == block
+        and each.value.offset_bytes == page * page_bytes
+    )
+    engine = FaultEngine((Fault(PagePlace(block, page), FlipBits(b"\x80"), "it"),))
+    out = passed(run(main(engine), steps(data, step)))
+    assert engine.unfired() == []
+    changed = [at for at, (old, new) in enumerate(zip(data, out, strict=True)) if old != new]
+    assert changed == [record.offset]

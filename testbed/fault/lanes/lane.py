@@ -248,6 +248,8 @@ class Lane(Generic[Parser]):
 
     def _elements(self, elements: list[Element], *, armed: bool) -> None:
         watch = self.watch
+        if isinstance(self.parser, MainChannel):
+            self._strikes.known.page_bytes = self.parser.page_bytes
         for element in elements:
             value = element.value
             if type(value) is PageRun:  # nearly all of what comes
@@ -287,7 +289,6 @@ class Lane(Generic[Parser]):
                 self.watch.channel = channel_words(Channel.MULTIFD, self._strikes.number)
         if not isinstance(self.parser, MainChannel):
             return
-        self._strikes.known.page_bytes = self.parser.page_bytes
         self._scene.note(element)
         ledger = self._scene.ledger
         ledger.learn(element)
