@@ -61,11 +61,20 @@ def _announce_fault(facts: Any) -> str:
 
 
 def _memory(facts: Any) -> str:
-    return f"guest memory: {facts['pages']} pages, {'intact' if facts['intact'] else 'NOT intact'}"
+    said = f"guest memory: {facts['pages']} pages, {'intact' if facts['intact'] else 'NOT intact'}"
+    if unknown := facts.get("others_unknown"):
+        said += f"; of {unknown} others it is not known what was sent"
+    return said
+
+
+def _unchecked(facts: Any) -> str:
+    return f"{facts['what'].replace('_', ' ')} not checked: {facts['why']}"
 
 
 def _devices(facts: Any) -> str:
     count = len(facts["differences"])
+    if not count and not facts.get("content", True):
+        return "device state: all sections are there; of a guest that ran no content is compared"
     return f"device state: {f'{count} differences' if count else 'as the source sent it'}"
 
 
@@ -98,5 +107,6 @@ TELLERS: dict[str, Callable[[Any], str | None]] = {
     "forwarding": lambda facts: f"has the guest's MAC at the {facts['guest'] or 'port of nobody'}",
     "memory-checked": _memory,
     "device-state-checked": _devices,
+    "unchecked": _unchecked,
     "outage": lambda facts: f"frames for the guest went astray for {facts['total_s']:g} s",
 }

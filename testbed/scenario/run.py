@@ -24,6 +24,7 @@ from testbed.tasks import together
 from . import schema
 from .detour import Detour
 from .lacks import Lacks
+from .loaded import loading
 from .network_faults import announce_faults
 from .scenario import Scenario
 from .settling import settled
@@ -409,11 +410,15 @@ class Play:
     async def _look_unasked(self) -> None:
         """Check memory and device state of a guest that arrived, unless the scenario says why not.
 
-        What was not checked, and why, is written down as `unchecked`.
+        What was not checked, and why, is written down as `unchecked`; so are its sections, which
+        it tells of by itself or not at all.
         """
         lab, unchecked = self._lab, self._scenario.model.unchecked
         if not lab.has_arrived():
             return
+        attempt = (event for event in self._log if event.number >= self._since)
+        if (untold := loading(attempt).unwatched) is not None:
+            self._log.write("run", "unchecked", what="sections", why=untold)
         memory = unchecked.memory or (None if self._rule_holds() else NO_RULE)
         for what, why, check in (
             ("memory", memory, lab.check_memory),

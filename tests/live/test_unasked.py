@@ -94,6 +94,17 @@ def test_without_a_fault_nothing_is_found(tmp_path: Path, options: tuple[str, ..
     assert facts["device-state-checked"]["content"] is True
 
 
+def test_a_destination_that_tells_of_no_section_is_said_to_be_unwatched(tmp_path: Path) -> None:
+    """Its log goes elsewhere, as that of a QEMU does that was built without the backend."""
+    head = "destination: {arguments: [-D, /dev/null]}\n"
+    fault = "{at: {section: i8254, kind: full}, do: delete}"
+    text = SCENARIO.format(head=head, fault=fault, verdict="completed")
+    _, _, log = events(tmp_path, text, "--endpoint", "qemu")
+    (unchecked,) = [each["facts"] for each in log if each["kind"] == "unchecked"]
+    assert unchecked["what"] == "sections"
+    assert "built without the trace backend `log`" in unchecked["why"]
+
+
 def test_corrupt_is_not_claimed_of_what_is_whole(tmp_path: Path) -> None:
     text = SCENARIO.format(head=PAUSED, fault="", verdict="corrupt, known_outcome: none")
     status, output, _ = events(tmp_path, text)

@@ -48,6 +48,24 @@ def test_what_was_done_to_announcements_is_told() -> None:
     ]
 
 
+def test_what_was_looked_at_is_told_and_what_was_not() -> None:
+    log = Log()
+    memory = {"pages": 9, "intact": True, "others_unknown": 0}
+    devices = {"differences": [], "content": True}
+    log.write("destination", "memory-checked", **memory)
+    log.write("destination", "memory-checked", **{**memory, "others_unknown": 3})
+    log.write("destination", "device-state-checked", **devices)
+    log.write("destination", "device-state-checked", **{**devices, "content": False})
+    log.write("run", "unchecked", what="device_state", why="so it is")
+    assert [line[22:].strip() for line in story(log)] == [
+        "guest memory: 9 pages, intact",
+        "guest memory: 9 pages, intact; of 3 others it is not known what was sent",
+        "device state: as the source sent it",
+        "device state: all sections are there; of a guest that ran no content is compared",
+        "device state not checked: so it is",
+    ]
+
+
 def test_it_has_an_end() -> None:
     log = Log()
     for _ in range(1000):
