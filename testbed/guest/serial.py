@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 _STAMPS = re.compile(r"guest stamps ([0-9a-f]{16})$")
+STARTED = "guest started"
 
 
 def stamps_said(line: str) -> int | None:
@@ -16,3 +17,8 @@ def stamps_said(line: str) -> int | None:
     """
     found = _STAMPS.search(line)
     return None if found is None else int(found[1], 16)
+
+
+def start_said(line: str) -> bool:
+    """True if the guest says that it begins, after a boot or a reset."""
+    return line.endswith(STARTED)

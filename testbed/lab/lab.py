@@ -30,18 +30,23 @@ from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
 from testbed.proxy import Proxy
-from testbed.tasks import Hosted, hosting, together
+from testbed.tasks import Hosted, beside, hosting, together
 
 from .announce import AnnounceFaults
 from .device_state import Difference, differences, measured, told_apart
+from .heartbeat import ask_regularly
 from .interpose import InterposedUplink, interposed_uplink
+from .leaks import open_connections
 from .link import MIGRATION_PORT, MigrationLink, WayOut, migration_link
+from .liveness import see_guest
 from .saved import DeviceSection, SavedState, SavedStateError, fields_of, read_saved
 from .sent import SentMemory, SentReport
 
 OBSERVE_S = 2.0
 """For each question to an endpoint at the end of an attempt: one that hangs answers none."""
 ANNOUNCE_SELF_SINCE = (4, 0, 0)
+OVER = frozenset({"completed", "failed", "cancelled"})
+"""Migration statuses after which QEMU has closed the migration's connections."""
 PCAP = "guest-network.pcap"
 DIFFERENCES_MAX = 20
 SECTIONS_MAX = 2000
@@ -174,7 +179,8 @@ class Lab:
                 version=list(endpoint.version),
                 machine=plan.machine.machine,
             )
-            yield endpoint
+            async with beside(ask_regularly(endpoint)):
+                yield endpoint
 
     def _host_destination(self, plan: SidePlan) -> None:
         self._hosted_destination = self._host(self._endpoint("destination", plan, incoming=True))
@@ -324,9 +330,16 @@ class Lab:
 
     # What the lab is asked to look at
 
-    async def observe(self) -> None:
-        """Write down what each side is, by its own account, and what the network is."""
-        await together(*(self._observe(end) for end in (self.source, self.destination)))
+    async def observe(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write down what each side is, by its own account, and what the network is.
+
+        Args:
+            states: of each side by its name, as `state` found them.
+        """
+        for side, facts in states.items():
+            told = {name: value for name, value in facts.items() if name != "transferred"}
+            self._log.write(side, "observed", attempt=self.attempt, **told)
+            self._note_leaks(side, facts)
         self._note_sections()
         await self.note_forwarding("after")
         if (outage := self.outage()) is not None:
@@ -373,19 +386,39 @@ class Lab:
         if self._uplink is not None:
             self._uplink.note_unfired()
 
-    async def _observe(self, end: Qemu) -> None:
+    async def state(self, end: Qemu) -> dict[str, Any]:
+        """Ask a side what it is.
+
+        Returns:
+            `version`, `exit_status` (None: it still exists) and, as far as it answers,
+            `status` and `error_desc` of `query-migrate`, `run_state` of `query-status`, and
+            `transferred`, in bytes. `silent` is True if it exists and does not answer.
+        """
         facts: dict[str, Any] = {"version": list(end.version), "exit_status": end.exit_status}
         if end.exit_status is None:
             try:
                 answer = await end.command("query-migrate", within_s=OBSERVE_S)
                 facts["status"] = answer.get("status")
                 facts["error_desc"] = answer.get("error-desc")
+                facts["transferred"] = answer.get("ram", {}).get("transferred")
                 status = await end.command("query-status", within_s=OBSERVE_S)
                 facts["run_state"] = status["status"]
             except (EndpointError, QmpRefused):
                 facts["silent"] = end.exit_status is None
                 facts["exit_status"] = end.exit_status
-        self._log.write(end.side, "observed", attempt=self.attempt, **facts)
+        return facts
+
+    async def see_guest(self, end: Qemu) -> None:
+        """Watch the guest where a side says that it runs, and write down whether it goes on."""
+        seen = await see_guest(end, self._log, self.plan.guest)
+        self._log.write(end.side, "guest-seen", alive=seen.alive, how=seen.how)
+
+    def _note_leaks(self, side: str, facts: Mapping[str, Any]) -> None:
+        """Write down the connections of a migration that a side whose migration is over holds."""
+        end = self.source if side == "source" else self.destination
+        if facts.get("status") in OVER and end.exit_status is None:
+            for connection in open_connections(end.pid):
+                self._log.write(side, "leaked", what=f"a socket: {connection}")
 
     def _note_sections(self) -> None:
         """Write down which sections the source sent, and how many the destination loaded.

@@ -10,13 +10,11 @@ from testbed.log import Log
 
 from . import schema
 from .evidence import Evidence
+from .invariants import IMPLIED_BY, Invariant, Run, invariants
 from .judge import (
     Attempt,
     SideState,
     attempts,
-    both_running_s,
-    disagreements,
-    early_frames,
     versions,
 )
 from .links import missing
@@ -26,7 +24,6 @@ from .result import Check
 from .scenario import Scenario
 from .units import ByVersion, for_version
 
-BOTH_RUNNING_S_MAX = 0.0
 Where = tuple[str | int, ...]
 
 
@@ -109,7 +106,7 @@ class Expectations:
         if expect.total_time is not None:
             yield self._total_time(expect.total_time)
         yield from self._faults()
-        yield from self._invariants(verdict)
+        yield from self._invariants()
 
     def _check(self, at: Where, expected: str, got: str, passed: bool | None = None) -> Check:
         return Check(
@@ -352,24 +349,18 @@ class Expectations:
             self._scenario.where(("network",)),
         )
 
-    def _invariants(self, verdict: str) -> Iterator[Check]:
-        both_s = both_running_s(self._log)
-        if verdict != "split-brain" and self._expect.verdict != "split-brain":
-            yield Check(
-                "invariant: never two running guests",
-                both_s <= BOTH_RUNNING_S_MAX,
-                "never both",
-                f"both for {both_s:.3f} s" if both_s else "never both",
-                self._scenario.where(()),
-            )
-        odd = [text for attempt in self._ended for text in disagreements(attempt)]
-        yield Check(
-            "invariant: exit status, QMP status and stderr agree",
-            not odd,
-            "they agree",
-            "; ".join(odd) or "they agree",
-            self._scenario.where(()),
-        )
+    def _invariants(self) -> Iterator[Check]:
+        """A check for each invariant that was watched, unless the expected verdict breaks it."""
+        implied = IMPLIED_BY.get(self._expect.verdict, frozenset())
+        for each in watched(self._scenario, self._log, self._ended):
+            if each.state != "not watched" and each.number not in implied:
+                yield Check(
+                    f"invariant: {each.name}",
+                    each.state == "held",
+                    "held",
+                    each.detail or "held",
+                    self._scenario.where(()),
+                )
         unseen = [event.facts["error"] for event in self._log.find("save-failed", "destination")]
         if unseen:
             yield Check(
@@ -379,14 +370,12 @@ class Expectations:
                 unseen[0],
                 self._scenario.where(()),
             )
-        early = early_frames(self._log, self._scenario.model.guest.mac)
-        yield Check(
-            "invariant: no frame of the guest's from the destination before the source stopped",
-            not early,
-            "none",
-            f"{len(early)}, the first at {early[0].at_s:.3f} s" if early else "none",
-            self._scenario.where(()),
-        )
+
+
+def watched(scenario: Scenario, log: Log, ended: list[Attempt]) -> list[Invariant]:
+    """The nine invariants of a scenario's run, each held, violated or not watched."""
+    states_announcements = scenario.model.expect.announce is not None
+    return invariants(Run(log, ended, scenario.model.guest.mac, states_announcements))
 
 
 def _running(attempt: Attempt) -> str:

@@ -1,23 +1,47 @@
 """Verdicts: what a run's log says happened. Pure queries; the same log gives the same verdict.
 
-A verdict comes from what the two sides were seen to be (`observed` events) and from the checks of
-memory and device state, never from what a scenario expects.
+A verdict comes from what the two sides were seen to be once they were at rest (`observed` events),
+from what was seen of the guest (`guest-seen`), and from the checks of memory, device state and
+loaded sections. It never comes from what a scenario expects.
+
+The order of precedence, and why it is that one. The first that holds is the verdict:
+
+ 1. `crash`: a signal that no fault sent ended an endpoint. It is certain whatever the other side
+    says, and it is QEMU's bug in any case.
+ 2. `unknown`: a side still exists and could not be asked. All that follows speaks of both sides.
+ 3. `split-brain`: both run, or the source runs a guest that the destination has run already or
+    holds completely. It comes before `hang`: a hang can be waited out, diverging disks cannot.
+ 4. `hang`: a side was still waiting at the end of its bound, or an event that the scenario waited
+    for did not come. What the sides would become is not known, so no ending is claimed.
+ 5. Where the destination has the guest: `crash` if it ended by itself and no fault had struck,
+    `guest-lost` if it ended for another reason or its guest does not go on. Death comes before
+    `corrupt`: wrong memory is of no interest in a guest that does not run.
+ 6. `corrupt`: the guest goes on, and its memory, device state or loaded sections are wrong.
+ 7. `recovered`, or else `completed`.
+ 8. Where the source has the guest: `guest-lost` if the guest does not go on there, `failed-clean`
+    if it does and the destination was seen ended or failed, or never began.
+ 9. Where nobody runs it: `paused-recoverable` if both sides hold a paused postcopy, `source-lost`
+    if the source's process has ended, and `guest-lost`.
+
+A guest that nobody looked at where a side says that it runs makes 5 to 8 `unknown`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from signal import Signals
 from typing import Any
 
 from testbed.log import Event, Log
 
 from .loaded import Loading, loading
+from .rest import NOT_BEGUN
 from .units import Version
 
 SIDES = ("source", "destination")
-LOAD_FAILED = "load of migration failed"
-"""On stderr of every destination that gives up. QEMU `migration/migration.c`, 2.x to 11.1."""
+HOLDS_STOPPED = frozenset({"paused", "prelaunch"})
+"""Run states of a guest that is whole and waits for `cont` (QEMU `qapi/run-state.json`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +52,40 @@ class SideState:
     status: str | None = None
     error_desc: str | None = None
     run_state: str | None = None
-    exit_status: int | None = None  # negative: the signal that ended it; None: it runs
-    silent: bool = False  # its process runs, and QMP gave no answer; or nobody asked
+    exit_status: int | None = None  # negative: the signal that ended it; None: it still exists
+    silent: bool = False  # its process exists, and QMP gave no answer; or nobody asked
     statuses: tuple[str, ...] = ()
     stderr: tuple[str, ...] = ()
     version: tuple[int, int, int] = (0, 0, 0)
-    killed: bool = False  # a fault of the scenario sent it KILL
+    signals: frozenset[int] = frozenset()  # that faults of the scenario sent to it
+    ran: bool = False  # it ran the guest at some time of the attempt; a destination by its RESUME
+    alive: bool | None = None  # its guest was seen to go on; None: nobody looked
 
     @property
     def last_status(self) -> str | None:
-        """Its migration status, by its own account or, as a destination before 2.12 has none, by
-        the last of its events."""
+        """The migration status that it reported last.
+
+        A destination before 2.12 answers `query-migrate` with nothing: its events tell.
+        """
         return self.status or (self.statuses[-1] if self.statuses else None)
 
     @property
-    def running(self) -> bool:
-        """True if it runs the guest."""
-        return self.exit_status is None and self.run_state == "running"
+    def ended(self) -> bool:
+        """True if its process has ended."""
+        return self.exit_status is not None
 
     @property
-    def died(self) -> bool:
+    def running(self) -> bool:
+        """True if it runs the guest, by its own account."""
+        return not self.ended and self.run_state == "running"
+
+    @property
+    def killed(self) -> bool:
+        """True if a signal that a fault of the scenario sent ended it."""
+        return self.exit_status is not None and -self.exit_status in self.signals
+
+    @property
+    def crashed(self) -> bool:
         """True if a signal ended it that no fault sent."""
         return self.exit_status is not None and self.exit_status < 0 and not self.killed
 
@@ -59,7 +97,8 @@ class Attempt:
     number: int
     source: SideState
     destination: SideState
-    hung: tuple[str, ...] = field(default=())
+    hung: tuple[str, ...] = field(default=())  # what was waited for, and did not come
+    faulted: bool = False  # a fault had struck
     intact: bool | None = None  # memory; None: not looked at
     equal: bool | None = None  # device state; None: not looked at
     loading: Loading = field(default=Loading(unwatched="nobody asked"))  # of sections
@@ -69,44 +108,80 @@ class Attempt:
     def verdict(self) -> str:
         """What this attempt came to: one of the verdicts of `docs/architecture.md`."""
         source, destination = self.source, self.destination
-        if source.died or destination.died:
+        if source.crashed or destination.crashed:
             return "crash"
-        if source.running and destination.running:
+        if source.silent or destination.silent:
+            return "unknown"
+        if source.running and (destination.running or destination.ran or self._arrived):
             return "split-brain"
         if self.hung:
             return "hang"
-        # A destination that has paused may run on until it misses a page, and has not arrived.
-        paused = destination.last_status == "postcopy-paused" and not source.running
-        if not paused and (destination.running or destination.last_status == "completed"):
-            return self._arrived()
+        if self._arrived:
+            return self._of_destination()
+        if destination.ended and not source.running and self._had_arrived:
+            return "guest-lost" if destination.killed or self.faulted else "crash"
         if source.running:
-            return "failed-clean"
-        if source.silent or destination.silent:
-            return "unknown"
-        if source.exit_status is not None:
-            return "source-lost"
-        both = paused and source.last_status == "postcopy-paused"
-        return "paused-recoverable" if both else "guest-lost"
+            return self._of_source()
+        return self._of_nobody()
 
-    def _arrived(self) -> str:
-        if self.source.running:
-            return "split-brain"
+    @property
+    def _paused(self) -> bool:
+        """A destination in a paused postcopy may run until it misses a page: it has not arrived."""
+        return self.destination.last_status == "postcopy-paused" and not self.source.running
+
+    @property
+    def _arrived(self) -> bool:
+        """The destination exists, and has all of the guest by its own account."""
+        destination = self.destination
+        if destination.ended or self._paused:
+            return False
+        return destination.running or destination.last_status == "completed"
+
+    @property
+    def _had_arrived(self) -> bool:
+        return self.destination.last_status == "completed" or self.destination.ran
+
+    def _of_destination(self) -> str:
+        """The verdict where the destination has the guest."""
+        destination = self.destination
+        if not destination.running and destination.run_state not in HOLDS_STOPPED:
+            return "guest-lost"  # io-error, internal-error, guest-panicked, shutdown, ...
+        if destination.running and destination.alive is not True:
+            return "unknown" if destination.alive is None else "guest-lost"
         if False in (self.intact, self.equal, self.loading.outcome):
             return "corrupt"
-        return "recovered" if "postcopy-paused" in self.destination.statuses else "completed"
+        return "recovered" if "postcopy-paused" in destination.statuses else "completed"
+
+    def _of_source(self) -> str:
+        """The verdict where the source alone runs the guest."""
+        destination = self.destination
+        if self.source.alive is not True:
+            return "unknown" if self.source.alive is None else "guest-lost"
+        gave_up = destination.ended or destination.last_status == "failed"
+        return "failed-clean" if gave_up or destination.last_status in NOT_BEGUN else "hang"
+
+    def _of_nobody(self) -> str:
+        source = self.source
+        if source.ended:
+            return "source-lost"
+        both = self._paused and source.last_status == "postcopy-paused"
+        return "paused-recoverable" if both and not self.destination.ended else "guest-lost"
 
 
 def attempts(log: Log) -> list[Attempt]:
     """The migration attempts of a run that came to an end, in order.
 
-    What a side said counts until its attempt has ended; what was found by looking at it comes
-    after that, and counts until the next attempt begins.
+    What a side said counts until its attempt has ended. What was found by looking at it comes
+    after that, and counts until the next attempt begins; so does the end of a process that nobody
+    asked to end.
     """
     found: list[Attempt] = []
     said: list[Event] = []
     looked: list[Event] = []
     end: Event | None = None
     for event in log:
+        if event.kind == "teardown-began":
+            break  # what the testbed ends is no end of an attempt
         if event.kind == "attempt-began" and end is not None:
             found.append(_attempt(end.facts["attempt"], said, looked))
             said, looked, end = [], [], None
@@ -119,17 +194,14 @@ def attempts(log: Log) -> list[Attempt]:
 
 
 def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
-    source, destination = (_side(side, said) for side in SIDES)
+    source, destination = (_side(side, said, looked) for side in SIDES)
     loaded = loading(said)
     return Attempt(
         number,
         source,
         destination,
-        tuple(
-            event.facts["what"]
-            for event in said
-            if event.kind == "wait-expired" and not event.facts.get("provided_for")
-        ),
+        tuple(_awaited(said)),
+        any(event.kind in ("fault-struck", "signal-sent", "toxiproxy") for event in said),
         _all_of(looked, "memory-checked", "intact"),
         _all_of(looked, "device-state-checked", "equal"),
         loaded,
@@ -143,33 +215,68 @@ def _details(looked: Iterable[Event]) -> Iterator[str]:
         yield from event.facts["differences"] if event.kind == "device-state-checked" else ()
 
 
+def _awaited(events: Iterable[Event]) -> Iterator[str]:
+    """What did not come within its bound, but for what the scenario provided for."""
+    for event in events:
+        if event.kind == "wait-expired" and not event.facts.get("provided_for"):
+            yield event.facts["what"]
+        elif event.kind == "not-at-rest":
+            yield from event.facts["awaited"]
+
+
 def _all_of(events: Iterable[Event], kind: str, fact: str) -> bool | None:
     outcomes = [event.facts[fact] for event in events if event.kind == kind]
     return all(outcomes) if outcomes else None
 
 
-def _side(side: str, events: list[Event]) -> SideState:
-    own = [event for event in events if event.actor == side]
+def _side(side: str, said: list[Event], looked: list[Event]) -> SideState:
+    own = [event for event in said if event.actor == side]
     seen: dict[str, Any] = {}
     for event in own:
         if event.kind == "observed":
             seen = dict(event.facts)
+    ended = seen.get("exit_status")
+    if ended is None:
+        ended = _ended_later(side, looked)
     return SideState(
         side,
         seen.get("status"),
         seen.get("error_desc"),
-        seen.get("run_state"),
-        seen.get("exit_status"),
-        seen.get("silent", not seen),
+        None if ended is not None else seen.get("run_state"),
+        ended,
+        ended is None and seen.get("silent", not seen),
         tuple(event.facts["status"] for event in own if event.kind == "migration-status"),
         tuple(event.facts["text"] for event in own if event.kind == "stderr"),
         tuple(seen.get("version", (0, 0, 0))),
-        any(
-            event.kind == "signal-sent"
-            and (event.facts["side"], event.facts["signal"]) == (side, "KILL")
-            for event in events
+        frozenset(
+            Signals[f"SIG{event.facts['signal']}"]
+            for event in (*said, *looked)
+            if event.kind == "signal-sent" and event.facts["side"] == side
         ),
+        any(_is_resume(event) for event in own),
+        _all_of(own, "guest-seen", "alive"),
     )
+
+
+def _is_resume(event: Event) -> bool:
+    return event.kind == "qmp-event" and event.facts["event"] == "RESUME"
+
+
+def _ended_later(side: str, looked: Iterable[Event]) -> int | None:
+    """The exit status of a side that ended by itself after it was observed; None: it did not."""
+    for event in looked:
+        if event.actor == side and event.kind == "process-ended" and not event.facts["asked"]:
+            return exit_status(event)
+    return None
+
+
+def exit_status(event: Event) -> int:
+    """The exit status that a `process-ended` event tells; negative: a signal."""
+    if "status" in event.facts:
+        return int(event.facts["status"])
+    name: str = event.facts["signal"]
+    # A real-time signal has a number for a name (`signal 34`).
+    return -Signals[name] if name in Signals.__members__ else -int(name.split()[-1])
 
 
 def versions(log: Log) -> tuple[Version, Version] | None:
@@ -180,74 +287,3 @@ def versions(log: Log) -> tuple[Version, Version] | None:
             major, minor, micro = event.facts["version"]
             found.setdefault(event.actor, (major, minor, micro))
     return (found["source"], found["destination"]) if len(found) == 2 else None
-
-
-def both_running_s(log: Log) -> float:
-    """Seconds during which both sides ran the guest: invariant 1 says none.
-
-    A source runs from its first event on, a destination from its RESUME; STOP and the end of the
-    process end it. What happens once an attempt was looked at does not count: whoever loses its
-    peer because the testbed takes the world down may well run on.
-    """
-    running: dict[str, bool] = {"source": True, "destination": False}
-    since: float | None = None
-    total, counts = 0.0, True
-    for event in log:
-        if event.kind == "attempt-ended":
-            total += 0.0 if since is None else event.at_s - since
-            since, counts = None, False
-        elif event.kind == "attempt-began":
-            running["destination"], counts = False, True
-        if event.actor not in running:
-            continue
-        name = event.facts.get("event") if event.kind == "qmp-event" else event.kind
-        if name == "RESUME":
-            running[event.actor] = True
-        elif name in ("STOP", "SHUTDOWN", "process-ended"):
-            running[event.actor] = False
-        both = counts and all(running.values())
-        if both and since is None:
-            since = event.at_s
-        elif not both and since is not None:
-            total += event.at_s - since
-            since = None
-    if since is not None and len(log):
-        total += log[len(log) - 1].at_s - since
-    return total
-
-
-def disagreements(attempt: Attempt) -> Iterator[str]:
-    """Where a side's exit status, QMP status and stderr contradict each other: invariant 2."""
-    for side in (attempt.source, attempt.destination):
-        status = side.last_status
-        failures = [line for line in side.stderr if LOAD_FAILED in line]
-        if (side.exit_status or 0) > 0 and status == "completed":
-            yield f"the {side.side} exited with {side.exit_status}, and QMP says completed"
-        if (side.exit_status or 0) > 0 and not side.stderr:
-            yield f"the {side.side} exited with {side.exit_status}, and stderr says nothing"
-        if side.exit_status == 0 and status == "failed":
-            yield f"the {side.side} exited with 0, and QMP says failed"
-        if status == "completed" and failures:
-            yield f"QMP says the {side.side} completed, and stderr says {failures[0]!r}"
-
-
-def early_frames(log: Log, mac: str) -> list[Event]:
-    """Frames with the guest's MAC from the destination before the source stopped: invariant 3.
-
-    Those that the testbed itself forged there are not among them.
-    """
-    stop = next(
-        (event for event in log.find("qmp-event", "source") if event.facts.get("event") == "STOP"),
-        None,
-    )
-    early = [
-        event
-        for event in log
-        if (stop is None or event.at_s < stop.at_s)
-        and event.kind in ("frame", "announce-fault")
-        and event.facts.get("port") == "destination"
-    ]
-    forged = sum(event.kind == "announce-fault" and event.facts["mac"] == mac for event in early)
-    return [event for event in early if event.kind == "frame" and event.facts["source"] == mac][
-        forged:
-    ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from netns.inside import FOLDER
-from testbed.endpoint.base import MachineSpec, QmpRefused
+from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.program import QEMU, Program, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
@@ -26,6 +27,7 @@ from .detour import Detour
 from .lacks import Lacks
 from .loaded import loading
 from .network_faults import announce_faults
+from .rest import awaited
 from .scenario import Scenario
 from .settling import settled
 from .units import VersionRange
@@ -37,8 +39,16 @@ TO_BE_JUDGED_S = 1.0
 NO_RULE = (
     "the guest had not filled its working set when it was migrated, as far as its serial line says"
 )
-SETTLES_S = 1.0
-"""After one side has settled: for the other's last words."""
+LAST_WORDS_S = 1.0
+"""For the exit of a destination that says `failed`: QEMU exits some milliseconds after it."""
+REST_WITHIN_S = 30.0
+"""For both sides to come to rest after the last step, while pages still go out."""
+QUIET_S = 10.0
+"""For the same, while nothing moves: longer than any stall that a scenario of ours makes."""
+AFTER_EXPIRY_S = 2.0
+"""For the same, once a wait has expired. The verdict is `hang` by then, unless both come to run."""
+LOOKS_EVERY_S = 0.1
+"""A change of the run state that is neither STOP nor RESUME has no event, so it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,7 @@ async def play(
         played = scenario.between(lab.source.version, lab.destination.version)
         await lab.configure(played.capabilities, played.parameters)
         await Play(played, lab, log).run()
+        log.write("run", "teardown-began")
         if hold is not None:
             await lab.wake()
             list(lab.net.pin(FOLDER))
@@ -183,6 +194,15 @@ def _check_versions(scenario: Scenario, lab: Lab) -> None:
             )
 
 
+class SideEnded(Exception):
+    """A side that was waited for has ended: what was to come cannot come any more."""
+
+    def __init__(self, what: str, event: Event) -> None:
+        how = event.facts.get("signal") or f"exit status {event.facts.get('status')}"
+        super().__init__(f"the {event.actor}'s process ended ({how}) at {event.at_s:.3f} s")
+        self.what = what
+
+
 class Play:
     """One scenario being played: keeps where in the log its present attempt began."""
 
@@ -203,12 +223,19 @@ class Play:
                     self._log.write("run", "step-began", step=step.name, number=number)
                     await self._step(step.step)
                 await self._network_settles()
+        except SideEnded as ended:
+            self._log.write("run", "wait-ended", what=ended.what, why=str(ended))
         except WaitExpired as expired:
             self._expired(expired)
         except TimeoutError:
             self._expired(WaitExpired("the whole run", self._scenario.model.deadline))
         except QmpRefused as refused:
             self._log.write("run", "step-refused", error=str(refused))
+        except EndpointError as error:
+            if self._log.first("attempt-began") is None:
+                raise  # nothing has been tried yet: this machine cannot run the scenario
+            # An endpoint that ends or falls silent between two steps is what a run is to find.
+            self._log.write("run", "step-failed", error=str(error))
         await self._end_attempt()
         await self._look_unasked()
         self._lab.note_unfired()
@@ -294,6 +321,10 @@ class Play:
             waits = [self._settled(side, step.within) for side in ("source", "destination")]
         try:
             await together(*waits)
+        except SideEnded as ended:
+            if step.on_expiry is None:
+                raise
+            self._log.write("run", "wait-ended", what=ended.what, why=str(ended))
         except WaitExpired as expired:
             if step.on_expiry is None:
                 raise
@@ -311,16 +342,26 @@ class Play:
         )
 
     async def _status(self, side: str, statuses: list[str], within_s: float) -> None:
+        """Wait until the side says one of the statuses.
+
+        Raises:
+            SideEnded: its process ended, and it cannot say so any more.
+        """
+        what = f"the {side} to be {' or '.join(statuses)}"
         event = await self._log.wait(
             lambda event: (
                 event.actor == side
-                and event.kind == "migration-status"
-                and event.facts["status"] in statuses
+                and (
+                    event.kind == "process-ended"
+                    or (event.kind == "migration-status" and event.facts["status"] in statuses)
+                )
             ),
-            what=f"the {side} to be {' or '.join(statuses)}",
+            what=what,
             within_s=within_s,
             since=self._last_status(side) if statuses != ["active"] else self._since,
         )
+        if event.kind == "process-ended":
+            raise SideEnded(what, event)
         if side in self._recovered:
             self._recovered[side] = event.number
 
@@ -363,27 +404,103 @@ class Play:
         )
 
     async def _end_attempt(self) -> None:
-        """Write down, once, what both sides are."""
+        """Wait until both sides are at rest, look at them and at the guest, and write it down."""
         if self._looked:
             return
         self._looked = True
-        await self._last_words()
-        await self._lab.observe()
+        facts = await self._rest()
+        seen = False
+        for end in self._ends:
+            # A guest that runs at both sides is a split brain whether it goes on or not.
+            if self._runs_alone(end, facts):
+                await self._lab.see_guest(end)
+                seen = True
+        if seen:  # which took some time, in which a side may have ended
+            facts = await self._rest()
+        await self._lab.observe(facts)
         self._log.write("run", "attempt-ended", attempt=self._lab.attempt)
 
-    async def _last_words(self) -> None:
-        """Give a failing side the time to say so: `failed` may come just before its exit."""
-        for end in (self._lab.source, self._lab.destination):
-            statuses = [
-                event.facts["status"]
-                for event in self._log.find("migration-status", end.side)
-                if event.number >= self._since
-            ]
-            if statuses[-1:] == ["failed"] and end.side == "destination":
-                try:
-                    await end.wait_for_exit(SETTLES_S)
-                except WaitExpired:
-                    continue
+    @property
+    def _ends(self) -> tuple[Qemu, Qemu]:
+        return self._lab.source, self._lab.destination
+
+    def _runs_alone(self, end: Qemu, facts: Mapping[str, Mapping[str, Any]]) -> bool:
+        paused = facts[end.side].get("status") == "postcopy-paused"
+        running = [side for side in facts if facts[side].get("run_state") == "running"]
+        return running == [end.side] and not paused
+
+    async def _rest(self) -> dict[str, dict[str, Any]]:
+        """Wait until both sides are at rest, within bounds; write what they still wait for.
+
+        Returns:
+            The facts of each side, by its name; see `Lab.state`.
+        """
+        began = moved = self._log.now_s()
+        within_s = AFTER_EXPIRY_S if self._hung() else REST_WITHIN_S
+        mark: object = None
+        while True:
+            states = await together(*map(self._lab.state, self._ends))
+            facts = {
+                end.side: self._told(end, state)
+                for end, state in zip(self._ends, states, strict=True)
+            }
+            missing = awaited(facts["source"], facts["destination"])
+            if not missing and not self._says_last_words(facts["destination"], began):
+                return facts
+            now = self._log.now_s()
+            if (seen := self._movement(facts)) != mark:
+                mark, moved = seen, now
+            if missing and (now - began > within_s or now - moved > QUIET_S):
+                self._log.write(
+                    "run", "not-at-rest", awaited=missing, within_s=round(now - began, 3)
+                )
+                return facts
+            await self._something_happens()
+
+    def _told(self, end: Qemu, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts, with the status that a destination before 2.12 tells by events alone."""
+        said = self._statuses(end.side)
+        if facts.get("status") is None and not facts.get("silent") and said:
+            return {**facts, "status": said[-1]}
+        return facts
+
+    def _statuses(self, side: str) -> list[str]:
+        return [
+            event.facts["status"]
+            for event in self._log.find("migration-status", side)
+            if event.number >= self._since
+        ]
+
+    def _says_last_words(self, destination: Mapping[str, Any], began: float) -> bool:
+        """True while a destination that failed has yet to exit: `failed` may come just before."""
+        failed = destination.get("status") == "failed" and destination.get("exit_status") is None
+        return failed and self._log.now_s() - began < LAST_WORDS_S
+
+    def _hung(self) -> bool:
+        return any(
+            event.number >= self._since and not event.facts.get("provided_for")
+            for event in self._log
+            if event.kind in ("wait-expired", "not-at-rest")
+        )
+
+    def _movement(self, facts: Mapping[str, Mapping[str, Any]]) -> object:
+        """Something that changes while a migration still gets on."""
+        transferred = facts["source"].get("transferred")
+        return transferred, [self._statuses(end.side) for end in self._ends]
+
+    async def _something_happens(self) -> None:
+        """Wait for an event of a side's, or for the time to ask again."""
+        sides = {end.side for end in self._ends}
+        with suppress(WaitExpired):
+            await self._log.wait(
+                lambda event: (
+                    event.actor in sides
+                    and event.kind in ("migration-status", "qmp-event", "process-ended")
+                ),
+                what="a side to change",
+                within_s=LOOKS_EVERY_S,
+                since=len(self._log),
+            )
 
     async def _network_settles(self) -> None:
         """Wait for what the first attempt's expectations are to see of the guest's network."""
