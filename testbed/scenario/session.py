@@ -38,7 +38,7 @@ from .toxiproxy import Toxiproxy
 LOG = "log.jsonl"
 READ_BYTES = 1 << 16
 TICK_S = 0.1
-OVERTIME_S = 30.0
+OVERTIME_S = 60.0
 """After the scenario's own deadline: a sandbox that still runs then is killed, and unknown."""
 
 
@@ -148,15 +148,28 @@ def _inside(inside: SandboxSide, scenario: Scenario, options: Options, way: Deto
         log.write("run", "toxiproxy", **way.facts)
     try:
         tasks.run(_play(inside, scenario, options, folder, log, way))
-    except (EndpointError, Lacks) as error:
-        log.write("run", "run-lacks", what=str(error))
-    except OSError as error:
-        log.write("run", "run-lacks", what=refused(error), refused=True)
-    except BaseException:  # noqa: BLE001 - whatever it is, the command must be told
-        log.write("run", "run-broke", traceback=traceback.format_exc())
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the command must be told
+        _write_end(log, error)
     log.note_dropped()
     log.write("run", "run-ended")
     return 0
+
+
+def _write_end(log: Log, error: BaseException) -> None:
+    """Write down why a run ended early.
+
+    What the environment lacks shows before the first attempt. Whatever ends the run later is the
+    testbed's own trouble, and no reason to skip a case.
+    """
+    if log.first("attempt-began") is None:
+        if isinstance(error, (EndpointError, Lacks)):
+            log.write("run", "run-lacks", what=str(error))
+            return
+        if isinstance(error, OSError):
+            log.write("run", "run-lacks", what=refused(error), refused=True)
+            return
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    log.write("run", "run-broke", traceback="".join(traceback.format_exception(error)), cause=cause)
 
 
 async def _play(
