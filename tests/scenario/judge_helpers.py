@@ -17,7 +17,7 @@ RUNS = {"run_state": "running"}
 STOPPED = {"run_state": "postmigrate", "status": "completed"}
 PAUSED = {"run_state": "finish-migrate", "status": "postcopy-paused"}
 EXITED = {"exit_status": 1}
-KILLED = {"exit_status": -11}
+KILLED = {"exit_status": -9}
 SILENT = {"silent": True}
 
 
@@ -60,8 +60,12 @@ class Run:
         return self.write(side, "qmp-event", event=name, data={})
 
     def end(self, source: dict[str, Any], destination: dict[str, Any]) -> Run:
+        """End the attempt; a guest that runs was seen to go on, unless `alive` says otherwise."""
         for side, facts in (("source", source), ("destination", destination)):
             seen = {"version": V10, "exit_status": None, **facts}
+            alive = seen.pop("alive", True if facts.get("run_state") == "running" else None)
+            if alive is not None:
+                self.write(side, "guest-seen", alive=alive, how="guest stamps 1")
             self.write(side, "observed", attempt=self._attempt, **seen)
         return self.write("run", "attempt-ended", attempt=self._attempt)
 
@@ -80,10 +84,12 @@ class Run:
         return self.frame("destination", source, rarp={}, problems=list(problems))
 
 
-def completed() -> Run:
+def completed(*, announced: bool = True) -> Run:
     """A run of one attempt that did what it is for."""
     run = Run().begin().says("source", "setup", "active").says("destination", "active")
     run.event("source", "STOP").event("destination", "RESUME")
+    if announced:
+        run.rarp()
     run.says("source", "completed").says("destination", "completed")
     return run.end(STOPPED, {**RUNS, "status": "completed"})
 

@@ -22,7 +22,6 @@ def named(checks: list[Check], beginning: str) -> Check:
 
 def seen(run: Run) -> Run:
     """What a network has after a migration that went well."""
-    run.rarp()
     return run.write("switch", "forwarding", when="after", guest="destination")
 
 

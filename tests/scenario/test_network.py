@@ -11,7 +11,7 @@ from judge_helpers import MAC, Run, check, completed, scenario
 from testbed.fault.plan import Side, StatePlace
 from testbed.lab.announce import EVERY, Alteration, AnnounceFaults, Forged, LinkUp, Port
 from testbed.scenario.expect import judge
-from testbed.scenario.judge import early_frames
+from testbed.scenario.invariants import early_frames, in_time
 from testbed.scenario.load import ScenarioError, load
 from testbed.scenario.network_faults import announce_faults
 from testbed.scenario.scenario import Scenario
@@ -203,7 +203,7 @@ GOOD = "verdict: completed"
 
 
 def rarps(*macs: str) -> Run:
-    run = completed()
+    run = completed(announced=False)
     for number, mac in enumerate(macs):
         run.at(1.0 + number).rarp(source=mac)
     return run
@@ -271,7 +271,7 @@ def test_what_was_forged_at_the_destination_is_not_its_own() -> None:
         for _ in range(came):
             log.rarp()
         log.at(1.0).event("source", "STOP").rarp()
-        return len(early_frames(log.log, MAC))
+        return len(early_frames(in_time(log.log), MAC))
 
     assert run(0, 1) == 1
     assert run(1, 1) == 0
