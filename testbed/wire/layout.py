@@ -13,8 +13,11 @@ from .fields import Field
 from .vmdesc import Device, read_vmdesc
 
 SPANS_MAX = 100_000
-"""Of one section, an array's elements counting each; `e1000` has some 50 000."""
+"""Listed of one section, an array's elements counting each; `e1000` has some 50 000, `spapr_iommu`
+262 144. `span` finds those beyond it, too."""
 
+INDEX_DIGITS_MAX = 10
+"""Of an element's number in its array: a section has at most 4 GiB (`vmdesc.SECTION_BYTES_MAX`)."""
 
 Section = tuple[str, int, int]
 """A device section as it was cut: idstr, instance_id, size of the payload in bytes."""
@@ -69,6 +72,19 @@ class Layout:
         """
         fields = self.fields(idstr, instance_id, occurrence)
         return tuple(islice(_elements(fields), SPANS_MAX))
+
+    def span(self, idstr: str, instance_id: int, occurrence: int, name: str) -> Span | None:
+        """The field of that name of that section, or the element of an array, `name[3]`."""
+        array, _, rest = name.removesuffix("]").rpartition("[")
+        for each in self.fields(idstr, instance_id, occurrence):
+            if each.array_len is None and each.name == name:
+                return Span(name, each.start, each.size_bytes)
+            if each.array_len is not None and each.name == array:
+                is_number = rest.isascii() and rest.isdecimal() and len(rest) <= INDEX_DIGITS_MAX
+                index = int(rest) if is_number else each.array_len
+                if index < each.array_len and name == f"{array}[{index}]":
+                    return Span(name, each.start + index * each.size_bytes, each.size_bytes)
+        return None
 
     def doubts(self, sections: Sequence[Section]) -> dict[int, str]:
         """Which of all device sections of a stream may end elsewhere than they were cut, and why.

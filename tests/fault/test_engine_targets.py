@@ -18,6 +18,7 @@ from testbed.fault.plan import (
     Swap,
 )
 from testbed.wire import MainChannel
+from testbed.wire import layout as layout_module
 from testbed.wire.element import (
     Element,
     Payload,
@@ -136,3 +137,35 @@ def test_a_page_is_counted_by_the_size_that_the_stream_shows(
     assert engine.unfired() == []
     changed = [at for at, (old, new) in enumerate(zip(data, out, strict=True)) if old != new]
     assert changed == [record.offset]
+
+
+@pytest.mark.parametrize(
+    ("field", "start", "size"),
+    [("mig_table[0]", 9, 8), ("mig_table[4095]", 9 + 4095 * 8, 8), ("def_win", 32777, 1)],
+)
+def test_a_field_is_found_behind_a_table_of_any_length(
+    field: str, start: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout_module, "SPANS_MAX", 5)  # the table of a real one has 262144 entries
+    data = recorded("targets/qemu7.2-ppc64-pseries.fwd")
+    place = SectionPlace("spapr_iommu", "full", 0x80000000, part="payload", field=field)
+    engine = FaultEngine((Fault(place, SetField(b"\x5a" * size), "it"),))
+    out = passed(run(main(engine), [data]))
+    assert engine.unfired() == []
+    at = next(
+        each.offset
+        for each in parse(MainChannel(), [data])
+        if isinstance(each.value, Payload) and each.section and each.section.instance_id
+    )
+    assert out == data[: at + start] + b"\x5a" * size + data[at + start + size :]
+
+
+@pytest.mark.parametrize(
+    "field", ["mig_table[4096]", "mig_table[01]", "mig_table[", "mig_table[]", "mig_table[-1]"]
+)
+def test_an_element_that_an_array_does_not_have_is_no_field(field: str) -> None:
+    place = SectionPlace("spapr_iommu", "full", 0x80000000, part="payload", field=field)
+    engine = FaultEngine((Fault(place, SetField(1), "it"),))
+    data = recorded("targets/qemu7.2-ppc64-pseries.fwd")
+    assert passed(run(main(engine), [data])) == data
+    assert f"the section has no field {field!r}" in engine.unfired()[0]

@@ -152,10 +152,10 @@ def device_field(element: Element, name: str, byte: int | None, known: Known) ->
     if size != len(element.raw):
         described = "does not know it" if size is None else f"says {size} bytes"
         raise Miss(f"{unknown}: the section has {len(element.raw)} bytes, the vmdesc {described}")
+    span = layout.span(*key, name)
+    if span is not None:
+        return byte_of(Range(span.start, span.start + span.size_bytes), byte)
     spans = layout.spans(*key)
-    for span in spans:
-        if span.name == name:
-            return byte_of(Range(span.start, span.start + span.size_bytes), byte)
     some = ", ".join(span.name for span in spans[:FIELDS_SHOWN_MAX])
     more = ", ..." if len(spans) > FIELDS_SHOWN_MAX else ""
     raise Miss(f"the section has no field {name!r}; it has {some}{more}")
