@@ -144,10 +144,12 @@ def test_a_model_of_an_older_version_survives_it():
         ("0000:00:00.0/I440FX", 200, "Failed to load PCIDevice:config"),
         ("0000:00:01.3/piix4_pm", 173, "Failed to load PCIDevice:config"),
         ("mc146818rtc", 145, "Failed to load mc146818rtc:unused"),
+        ("PCIBUS", 1, "4 != 0"),
+        ("vmmouse", 1, "400 != 0"),
         ("mc146818rtc", 182, "Failed to load mc146818rtc:unused"),
     ],
 )
-def test_a_field_whose_name_a_device_has_twice_is_told_without_a_number(sent, device, at, said):
+def test_other_devices_are_told_in_the_same_words(sent, device, at, said):
     stream, _, _ = sent
     channel = MainChannel()
     payload = next(

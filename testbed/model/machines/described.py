@@ -34,6 +34,24 @@ Json = dict[str, Any]
 INFOS: dict[str, Info] = {
     info.name: info for info in vars(scalars).values() if isinstance(info, scalars.Scalar)
 }
+
+
+class OwnNumber(scalars.Equal):
+    """A number that has to be the device's own: the first one that is loaded is."""
+
+    def get(self, loader: Loader, element: Element) -> Story[Any]:
+        """Read it, and compare it with the device's, if that is known."""
+        if element.value is None:
+            return (yield from self.scalar.get(loader, element))
+        return (yield from super().get(loader, element))
+
+
+OWN_NUMBERS: dict[str, Info] = {
+    each.name: OwnNumber(each.name, each.scalar, each.memory_bytes)
+    for each in vars(scalars).values()
+    if isinstance(each, scalars.Equal)
+}
+"""For a machine whose devices are known before anything comes."""
 CONDITIONAL = {"identify_data": "identify_set"}
 """Fields that elements of one array may have or not, and the field before that says so: what an
 IDE drive says of itself is sent if there is one. Source: QEMU `hw/ide/core.c`."""
@@ -122,6 +140,8 @@ def _fill(vmstate: VmState, state: SimpleNamespace) -> None:
         if each.path and each.vmstate is not None:
             made = [blank(each.vmstate) for _ in range(each.num or 1)]
             setattr(state, each.path, made if each.is_array else made[0])
+        elif isinstance(each.info, OwnNumber):
+            setattr(state, each.path, None)
     for sub in vmstate.subsections:
         _fill(sub, state)
 

@@ -24,7 +24,7 @@ from testbed.model.migration.registry import Registry
 from testbed.model.profile import Profile
 from testbed.vmstate import Info, Manner, VmState
 
-from .described import INFOS, blank, declared
+from .described import INFOS, OWN_NUMBERS, blank, declared
 from .device_facts import MINIMUM_VERSIONS, SINCE, SUBSECTIONS
 from .hardware import Hardware, load_payload
 from .learning import Learning
@@ -212,7 +212,7 @@ def _registry(
 def _vmstates(recorded: Sequence[Section], *, dies_if_cut: bool) -> dict[str, VmState]:
     """The declaration of each kind of device, by all that was recorded of it."""
     kinds: dict[str, list[Section]] = {}
-    infos = dict(INFOS)
+    infos = {**INFOS, **OWN_NUMBERS}
     for section in recorded:
         kinds.setdefault(section.described["vmsd_name"], []).append(section)
         if is_nic(section):
