@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from testbed.log import Event, Log
-from testbed.scenario.judge import LOAD_FAILED
+from testbed.scenario.invariants import LOAD_FAILED
 from testbed.scenario.result import Result
 
 DEVICE = re.compile(r"of device '([^']+)'")
