@@ -45,6 +45,7 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
                 }
                 for check in result.checks
             ],
+            "invariants": [asdict(invariant) for invariant in result.invariants],
         }
         for result in results
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from testbed.log import Event, Log
-from testbed.scenario.result import Result
+from testbed.scenario.result import Check, Result
 from testbed.tasks import ALSO
 
 from .cause import refusal
@@ -89,13 +89,58 @@ def reason_line(result: Result) -> str:
     if (cause := refusal(result)) is not None:
         return printable(shortened(cause, TEXT_MAX))
     if result.passed is False:
-        failed = next(check for check in result.checks if check.passed is False)
+        roots, _ = roots_and_following(result.failures)
+        failed = next(check for check in roots if check.passed is False)
         text = f"{failed.name}: expected {failed.expected}, got {failed.got}"
         return printable(shortened(text, TEXT_MAX))
     lines = [line.strip(FRAME) for line in result.reason.splitlines()]
     said = [line for line in lines if line and not line.startswith(ALSO)]
     said = said or [f"{check.name}: cannot tell, {check.got}" for check in result.failures[:1]]
     return printable(shortened(said[-1] if said else "the testbed could not tell", TEXT_MAX))
+
+
+FOLLOWS_VERDICT = (
+    "expect.source.",
+    "expect.destination.",
+    "expect.running",
+    "expect.memory",
+    "expect.device_state",
+    "expect.retry",
+    "expect.wire",
+    "expect.announce",
+    "expect.forwarding",
+    "expect.outage",
+)
+"""Names, or their beginnings, of checks that differ because the run came to another verdict."""
+
+
+def roots_and_following(failures: Sequence[Check]) -> tuple[list[Check], list[Check]]:
+    """Divide failed checks into those that stand for themselves and those that follow from one.
+
+    A fault that never struck comes first: nothing can be as expected then. Where the verdict is
+    another one, what both sides came to is another thing as well.
+    """
+    unstruck = [each for each in failures if each.name.startswith(("faults.", "network"))]
+    others = [each for each in failures if each not in unstruck]
+    if not any(each.name == "expect.verdict" for each in others):
+        return [*unstruck, *others], []
+    following = [each for each in others if each.name.startswith(FOLLOWS_VERDICT)]
+    return [*unstruck, *(each for each in others if each not in following)], following
+
+
+def _stderr_lines(log: Log) -> Iterator[str]:
+    """The last lines of stderr of each side, those of each attempt by themselves."""
+    said: dict[tuple[int, str], list[str]] = {}
+    attempt = 1
+    for event in log:
+        if event.kind == "attempt-began":
+            attempt = event.facts["attempt"]
+        elif event.kind == "stderr":
+            said.setdefault((attempt, event.actor), []).append(event.facts["line"])
+    for (number, side), lines in sorted(said.items()):
+        which = f", attempt {number}" if attempt > 1 else ""
+        for line in lines[-STDERR_LINES:]:
+            yield f"{side} stderr{which}: {shortened(line, TEXT_MAX)}"
 
 
 def failure_lines(result: Result) -> Iterator[str]:
@@ -114,14 +159,18 @@ def _failure_lines(result: Result) -> Iterator[str]:
     yield from reason[-REASON_LINES_MAX:]
     if (cause := refusal(result)) is not None:
         yield shortened(cause, TEXT_MAX)
-    for check in result.failures:
+    roots, following = roots_and_following(result.failures)
+    for check in roots:
         yield f"{check.where}: {check.name}"
         yield f"  expected: {shortened(check.expected, TEXT_MAX)}"
         unsure = "" if check.passed is False else "  (cannot tell)"
         yield f"  got:      {shortened(check.got, TEXT_MAX)}{unsure}"
+    if following:
+        yield "what follows from that:"
+        for check in following:
+            text = f"{check.name}: expected {check.expected}, got {check.got}"
+            yield f"  {shortened(text, LINE_MAX)}"
     yield from log_lines(result.log)
-    for side in ("source", "destination"):
-        for event in list(result.log.find("stderr", side))[-STDERR_LINES:]:
-            yield f"{side} stderr: {shortened(event.facts['line'], TEXT_MAX)}"
+    yield from _stderr_lines(result.log)
     yield f"source: {result.source}; destination: {result.destination}"
     yield f"repeat: {result.repeat_command}"

@@ -352,7 +352,7 @@ class Expectations:
     def _invariants(self) -> Iterator[Check]:
         """A check for each invariant that was watched, unless the expected verdict breaks it."""
         implied = IMPLIED_BY.get(self._expect.verdict, frozenset())
-        for each in watched(self._scenario, self._log, self._ended):
+        for each in watched(self._scenario, self._log):
             if each.state != "not watched" and each.number not in implied:
                 yield Check(
                     f"invariant: {each.name}",
@@ -372,9 +372,12 @@ class Expectations:
             )
 
 
-def watched(scenario: Scenario, log: Log, ended: list[Attempt]) -> list[Invariant]:
-    """The nine invariants of a scenario's run, each held, violated or not watched."""
-    states_announcements = scenario.model.expect.announce is not None
+def watched(scenario: Scenario, log: Log) -> list[Invariant]:
+    """The nine invariants of a scenario's run; none if no attempt came to an end."""
+    ended = attempts(log)
+    if not ended:
+        return []
+    states_announcements = as_played(scenario, log).model.expect.announce is not None
     return invariants(Run(log, ended, scenario.model.guest.mac, states_announcements))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from testbed.log import Log
 
+from .invariants import Invariant
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -43,7 +45,7 @@ class Result:
     """One run of one scenario.
 
     `passed` is None where the testbed could not tell; `lacks` says what the environment lacks, if
-    that is why nothing ran.
+    that is why nothing ran. `invariants` has all nine, or none if no attempt came to an end.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Result:
     destination: Played
     reason: str = ""
     lacks: str | None = None
+    invariants: tuple[Invariant, ...] = ()
 
     @property
     def passed(self) -> bool | None:

@@ -26,7 +26,7 @@ from testbed.lab.limits import refused, too_low
 from testbed.log import Event, Log
 
 from .detour import Detour, detour
-from .expect import as_played, judge, why_unknown
+from .expect import as_played, judge, watched, why_unknown
 from .lacks import Lacks
 from .machines import with_machines
 from .result import Played, Result
@@ -270,13 +270,24 @@ def _write_files(folder: Path, scenario: Scenario, log: Log) -> str | None:
         _write_text(folder / "scenario.json", resolved + "\n")
         if scenario.path.is_file():  # not a pipe, which has been read
             _write_text(folder / "scenario.yaml", scenario.path.read_text(encoding="utf-8-sig"))
-        for side in ("source", "destination"):
-            lines = [event.facts["line"] for event in log.find("stderr", side)]
-            text = "".join(f"{line}\n" for line in lines)
-            _write_text(folder / f"{side}.stderr", text)
+        for name, lines in _stderr_by_file(log).items():
+            _write_text(folder / name, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def _stderr_by_file(log: Log) -> dict[str, list[str]]:
+    """The lines of stderr by the file that they go to: those of a second attempt have their own."""
+    files: dict[str, list[str]] = {"source.stderr": [], "destination.stderr": []}
+    attempt = 1
+    for event in log:
+        if event.kind == "attempt-began":
+            attempt = event.facts["attempt"]
+        elif event.kind == "stderr":
+            name = f"{event.actor}.stderr" if attempt == 1 else f"{event.actor}.{attempt}.stderr"
+            files.setdefault(name, []).append(event.facts["line"])
+    return files
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -298,6 +309,11 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
     if broke is not None:
         verdict = "unknown"
         reason = broke.facts["traceback"] or (f"the run ended with status {broke.facts['status']}")
+        if "cause" in broke.facts:
+            reason += (
+                f"\nthis is an error of the testbed's own: report it with {LOG} (--out keeps it)"
+            )
+            reason += f"\n{broke.facts['cause']}"
     elif (unkept := log.first("run-unkept")) is not None:
         verdict = "unknown"  # nobody can look at it again, as `--out` was to have it
         reason = unkept.facts["what"]
@@ -305,6 +321,10 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         reason = lost
     elif refused is not None:
         reason = refused.facts["error"]
+    elif (failed := log.first("step-failed")) is not None:
+        reason = failed.facts["error"]
+    elif (ended := log.first("wait-ended")) is not None:
+        reason = f"no longer waited for {ended.facts['what']}: {ended.facts['why']}"
     elif (expired := log.first("wait-expired", "run", provided_for=None)) is not None:
         reason = f"waited {expired.facts['within_s']:g} s for {expired.facts['what']}"
     return Result(
@@ -320,6 +340,7 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         _played(options.settings.destination, log, "destination"),
         reason,
         None if lacks is None else _lacking(lacks),
+        tuple(watched(scenario, log)),
     )
 
 

@@ -8,7 +8,6 @@ from judge_helpers import EXITED, MAC, RUNS, STOPPED, Run, check, completed, sce
 
 from testbed.scenario.expect import judge, watched
 from testbed.scenario.invariants import both_running_s, early_frames, in_time
-from testbed.scenario.judge import attempts
 
 
 def both_s(run: Run) -> float:
@@ -16,7 +15,7 @@ def both_s(run: Run) -> float:
 
 
 def states(run: Run, tmp_path: Path, expect: str = "verdict: completed") -> dict[int, str]:
-    found = watched(scenario(tmp_path, expect), run.log, attempts(run.log))
+    found = watched(scenario(tmp_path, expect), run.log)
     assert [each.number for each in found] == [*range(1, 10)]
     return {each.number: each.state for each in found}
 
