@@ -133,6 +133,7 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         },
         "repeat": "testbed run scenarios/two.yaml --seed 7",
         "reason": "",
+        "invariants": [],
         "lacks": None,
         "checks": [
             {
