@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from testbed.wire import Layout, MainChannel, ReturnPath, StreamError
+from testbed.wire import Layout, MainChannel, MultifdChannel, ReturnPath, StreamError
 from testbed.wire.channel import AFTER_THE_END, Channel
 from testbed.wire.element import (
     Element,
@@ -72,7 +72,8 @@ class Decoding:
     @property
     def page_bytes(self) -> int:
         """The target page size, as far as the stream told."""
-        return self.parser.page_bytes if isinstance(self.parser, MainChannel) else PAGE_BYTES
+        parser = self.parser
+        return parser.page_bytes if isinstance(parser, MainChannel | MultifdChannel) else PAGE_BYTES
 
     def listen(self, listener: Callable[[Element], None]) -> None:
         """Have each element of the channel shown to a listener as it comes."""

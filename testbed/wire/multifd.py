@@ -69,6 +69,11 @@ class MultifdChannel(Channel):
         self._packets = 0
         super().__init__()
 
+    @property
+    def page_bytes(self) -> int:
+        """Target page size, as far as the channel told."""
+        return self._page_bytes
+
     def _story(self) -> Story[None]:
         yield from self._init()
         while (yield from self._reader.more()):

@@ -171,7 +171,9 @@ def test_a_multifd_channel_tells_its_page_size(page_bytes: int, sync_first: bool
     values = [MultifdInit(bytes(16), 0), *([sync] if sync_first else []), packet, pages, sync]
     data = b"".join(map(encode, values))
     for step in (1, 500, 1 << 20):
-        assert [each.value for each in parse(MultifdChannel(), steps(data, step))] == values
+        channel = MultifdChannel()
+        assert [each.value for each in parse(channel, steps(data, step))] == values
+        assert channel.page_bytes == page_bytes
     assert [each.value for each in parse(MultifdChannel(), [encode(values[0]) + encode(sync)])][
         1:
     ] == [sync]
