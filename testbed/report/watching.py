@@ -6,7 +6,9 @@ for who reads: a writer has a thread for that.
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from datetime import datetime
 from io import StringIO, TextIOWrapper
 from typing import TextIO
@@ -41,7 +43,8 @@ class Watching:
         self.is_live = live and file is not None and rich.is_terminal and not rich.is_dumb_terminal
         self._has_color = rich.color_system is not None
         self._journal = Journal(began)
-        self._writer = Writer(file)
+        self._own = _own_file(file)
+        self._writer = Writer(self._own or file)
         self._lines: list[str] = []  # that wait for the next picture
         self._height = 0  # of the picture that is there
 
@@ -72,7 +75,10 @@ class Watching:
             self._writer.write(f"{line}\n")
         dropped = self._writer.dropped
         left_out = f"{dropped} times nobody read in time, and something was left out\n"
-        self._writer.close(left_out if dropped else "")
+        has_ended = self._writer.close(left_out if dropped else "")
+        if self._own is not None and has_ended:
+            with suppress(OSError):  # of a reader that is gone
+                self._own.close()
 
     def _frame(self, picture: Picture) -> list[str]:
         width, height = shutil.get_terminal_size(FALLBACK_SIZE)
@@ -88,3 +94,17 @@ class Watching:
         )
         rich.print(drawn(picture))
         return out.getvalue().splitlines(keepends=True)[: height - 1]
+
+
+def _own_file(file: TextIO | None) -> TextIO | None:
+    """Return another file on the same descriptor, for the writer's thread; None: it has none.
+
+    Who ends must not wait for what the thread still holds: that of standard output would.
+    """
+    if file is None:
+        return None
+    try:
+        fd = os.dup(file.fileno())
+    except (OSError, ValueError):  # io.UnsupportedOperation is both
+        return None
+    return open(fd, "w", encoding=file.encoding, errors="replace")

@@ -47,12 +47,13 @@ class Writer:
             return False
         return True
 
-    def close(self, last: str = "") -> None:
-        """Have what waits written, and this, if that does not take long."""
+    def close(self, last: str = "") -> bool:
+        """Have what waits written, and this, if that does not take long; true if all of it is."""
         with suppress(queue.Full):
             self._waiting.put(last, timeout=LEFT_S)
             self._waiting.put(None, timeout=LEFT_S)
         self._thread.join(LEFT_S)
+        return not self._thread.is_alive()
 
     def _write_all(self) -> None:
         file = self._file
