@@ -114,7 +114,6 @@ async def serve(
     opened, remove = await _listen(address, public=public)
     with opened:
         listens_at = of_socket(opened)
-        log.write("control", "control-started", address=str(listens_at), seed=seed)
         try:
             async with owner() as group:
                 most = _connections_max()
@@ -125,6 +124,8 @@ async def serve(
                 collection = Collection(group, log, seed, partial(_opens, may_take))
                 try:
                     async with _answering(opened, collection, log, _known(address, hosts)):
+                        # Whoever reads this may come at once.
+                        log.write("control", "control-started", address=str(listens_at), seed=seed)
                         yield Control(listens_at, seed, log, collection)
                 finally:
                     await collection.end()

@@ -252,26 +252,29 @@ def test_a_path_that_is_not_utf8_is_one(tmp_path: Path) -> None:
             text=True,
             env=os.environ | {"LC_ALL": "C.UTF-8"},
         ) as process:
-            assert process.stdout is not None
-            assert rf"/l\xff, going on to unix:{tmp_path}/u\xff" in process.stdout.readline()
-            control = LISTENING.search(process.stdout.readline())
-            assert control is not None
-            for path in ("/proxies", "/metrics"):
-                http = HTTPConnection(LOOPBACK, int(control[1]), timeout=WITHIN_S)
-                http.request("GET", path)
-                with http.getresponse() as response:
-                    assert response.status == 200
-                    assert b"/l" in response.read()
-                http.close()
-            with socket.socket(socket.AF_UNIX) as source:
-                source.connect(listen)
-                source.sendall(STREAM[:8])
-                destination, _ = listener.accept()
-                with destination:
-                    assert destination.recv(8, socket.MSG_WAITALL) == STREAM[:8]
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=WITHIN_S)
-            assert (process.returncode, said) == (0, "")
+            try:
+                assert process.stdout is not None
+                assert rf"/l\xff, going on to unix:{tmp_path}/u\xff" in process.stdout.readline()
+                control = LISTENING.search(process.stdout.readline())
+                assert control is not None
+                for path in ("/proxies", "/metrics"):
+                    http = HTTPConnection(LOOPBACK, int(control[1]), timeout=WITHIN_S)
+                    http.request("GET", path)
+                    with http.getresponse() as response:
+                        assert response.status == 200
+                        assert b"/l" in response.read()
+                    http.close()
+                with socket.socket(socket.AF_UNIX) as source:
+                    source.connect(listen)
+                    source.sendall(STREAM[:8])
+                    destination, _ = listener.accept()
+                    with destination:
+                        assert destination.recv(8, socket.MSG_WAITALL) == STREAM[:8]
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=WITHIN_S)
+                assert (process.returncode, said) == (0, "")
+            finally:
+                process.kill()
         assert not os.path.exists(listen)
 
 
