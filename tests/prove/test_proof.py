@@ -143,6 +143,7 @@ def test_a_verdict_is_claimed_under_every_variant(tmp_path: Path) -> None:
     run = Run()
     for side in ("source", "destination"):
         run.write(side, "endpoint-ready", version=[10, 0, 0])
-    run.begin().says("source", "completed").says("destination", "completed")
+    run.begin().event("source", "STOP").event("destination", "RESUME").rarp()
+    run.says("source", "completed").says("destination", "completed")
     run.end(STOPPED, {**RUNS, "status": "completed"})
     assert trial(it, of(it, run)).passes == ("completed",)
