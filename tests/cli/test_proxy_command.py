@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
@@ -235,6 +236,24 @@ def test_a_reader_that_has_seen_enough_does_not_end_a_migration() -> None:
         assert proxy.process.wait(WITHIN_S) == 0
         assert proxy.process.stderr is not None
         assert proxy.process.stderr.read() == ""
+
+
+def test_it_ends_while_nobody_reads_what_it_said(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    os.mkfifo(log)
+    reader, writer = os.pipe()
+    os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)))  # it is full
+    arguments = [*COMMAND, *GOOD, "--json-log", str(log)]
+    with subprocess.Popen(arguments, stdout=writer) as process:
+        try:
+            with log.open() as lines:
+                assert LISTENING.pattern.split()[0] in lines.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WITHIN_S) == 0
+        finally:
+            process.kill()
+            os.close(reader)
+            os.close(writer)
 
 
 def test_a_path_that_is_not_utf8_is_one(tmp_path: Path) -> None:
