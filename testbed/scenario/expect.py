@@ -377,7 +377,9 @@ def watched(scenario: Scenario, log: Log) -> list[Invariant]:
     ended = attempts(log)
     if not ended:
         return []
-    states_announcements = as_played(scenario, log).model.expect.announce is not None
+    expect = as_played(scenario, log).model.expect
+    # An outage lasts until the announcement that the switch follows: who bounds it says when.
+    states_announcements = expect.announce is not None or expect.outage is not None
     return invariants(Run(log, ended, scenario.model.guest.mac, states_announcements))
 
 

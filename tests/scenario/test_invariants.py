@@ -178,6 +178,10 @@ def test_a_guest_has_to_be_announced_where_it_arrived(tmp_path: Path) -> None:
     assert 9 in wrong(silent, tmp_path)
     stated = "verdict: completed, announce: {count: 0}"
     assert states(silent, tmp_path, stated)[9] == "not watched"
+    probed = "mode: precopy\nnetwork: {probe: {}}"
+    bounded = scenario(tmp_path, "verdict: completed, outage: {max: 9s}", head=probed)
+    (ninth,) = [each for each in watched(bounded, silent.log) if each.number == 9]
+    assert ninth.state == "not watched"
 
 
 def test_a_violated_invariant_fails_a_run_unless_its_verdict_says_so(tmp_path: Path) -> None:
