@@ -17,6 +17,7 @@ import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.log import Log
@@ -117,7 +118,8 @@ class Process:
         Writes `process-started` (argv, pid); `stderr` (line as it came, text without the name of
         the program; standard output comes here too); `serial` (line); `section-loaded` and
         `command-loaded` (what `trace.py` reads; such a line is no `stderr`); `process-ended`
-        (status, or signal by name; asked: the testbed ended it).
+        (status, or signal by name; asked: the testbed ended it); `leaked` (what), for each process
+        of its session that is left when it ends by itself.
 
         Args:
             side: the actor in the log.
@@ -198,12 +200,15 @@ class Process:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+        left = [] if self.asked_to_end else left_behind(self._popen.pid)
         self._kill_group()  # what it may have left behind
         status = self._popen.wait()
         how: dict[str, Any] = (
             {"status": status} if status >= 0 else {"signal": signal_name(-status)}
         )
         self._log.write(self._side, "process-ended", **how, asked=self.asked_to_end)
+        for each in left:
+            self._log.write(self._side, "leaked", what=f"a process: {each}")
         self._exited.set()
 
     async def _end(self) -> None:
@@ -288,6 +293,29 @@ def _spawn(
             command=shlex.join(argv),
             advice=advice,
         ) from error
+
+
+LEFT_MAX = 8
+"""Processes that a side left behind and that are named; more say nothing new."""
+
+
+def left_behind(session: int) -> list[str]:
+    """Return the processes of a session but for its leader, as `NAME (PID)`; see `proc(5)`.
+
+    Args:
+        session: the process id of its leader, which may have ended but is not reaped yet.
+    """
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal() or int(entry.name) == session:
+            continue
+        with suppress(OSError):  # it ended meanwhile
+            # The name stands in brackets and may hold anything; the session id is the fourth
+            # field behind it.
+            name, _, rest = Path(entry.path, "stat").read_text().rpartition(")")
+            if int(rest.split()[3]) == session:
+                found.append(f"{name.partition('(')[2]} ({entry.name})")
+    return found[:LEFT_MAX]
 
 
 def signal_name(number: int) -> str:

@@ -25,7 +25,7 @@ from testbed.scenario.scenario import Scenario
 from .proofs import proof_lines, summary, trial_lines
 from .story import story
 from .unblocked import Unblocked
-from .words import failure_lines, outcome, printable
+from .words import failure_lines, invariant_lines, outcome, printable
 
 OUTCOMES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
 PROOFS = {"proved": "green", "UNPROVED": "bold red"}
@@ -147,9 +147,9 @@ class Console:
             outcome(result),
             f"{result.name:<32} {result.duration_s:5.1f} s  {result.verdict}",
         )
-        if result.passed is not True:
-            for line in failure_lines(result):
-                self._rich.print(f"    {line}")
+        lines = failure_lines(result) if result.passed is not True else invariant_lines(result)
+        for line in lines if told or result.passed is not True else ():
+            self._rich.print(f"    {line}")
 
     def left_out(self, reasons: Iterable[str]) -> None:
         """Scenarios of a folder that are for other endpoints."""

@@ -52,6 +52,11 @@ def _case(result: Result) -> ET.Element:
     sides = _element("properties")
     for name, played in (("source", result.source), ("destination", result.destination)):
         sides.append(_element("property", name=name, value=played))
+    for each in result.invariants:
+        value = each.state if each.state == "held" else f"{each.state}: {each.detail}"
+        sides.append(
+            _element("property", name=f"invariant {each.number}: {each.name}", value=value)
+        )
     case.append(sides)
     if result.passed is not True:
         kind = "failure" if result.passed is False else "error"

@@ -128,6 +128,17 @@ def roots_and_following(failures: Sequence[Check]) -> tuple[list[Check], list[Ch
     return [*unstruck, *(each for each in others if each not in following)], following
 
 
+def invariant_lines(result: Result) -> Iterator[str]:
+    """How many invariants held; one line more for each that was violated or not watched."""
+    if result.invariants:
+        held = sum(each.state == "held" for each in result.invariants)
+        yield f"invariants: {held} of {len(result.invariants)} held"
+        for each in result.invariants:
+            if each.state != "held":
+                text = f"{each.state}: {each.name} ({each.detail})"
+                yield f"  {shortened(printable(text), TEXT_MAX)}"
+
+
 def _stderr_lines(log: Log) -> Iterator[str]:
     """The last lines of stderr of each side, those of each attempt by themselves."""
     said: dict[tuple[int, str], list[str]] = {}
@@ -171,6 +182,7 @@ def _failure_lines(result: Result) -> Iterator[str]:
             text = f"{check.name}: expected {check.expected}, got {check.got}"
             yield f"  {shortened(text, LINE_MAX)}"
     yield from log_lines(result.log)
+    yield from invariant_lines(result)
     yield from _stderr_lines(result.log)
     yield f"source: {result.source}; destination: {result.destination}"
     yield f"repeat: {result.repeat_command}"

@@ -215,3 +215,12 @@ async def test_it_lives_in_the_namespace() -> None:
         inside = os.fstat(namespace.fd).st_ino
         assert facts(log, "stderr")[0]["line"] == f"net:[{inside}]"
         assert os.stat("/proc/thread-self/ns/net").st_ino != inside
+
+
+async def test_what_it_leaves_behind_is_told_and_ended() -> None:
+    log = Log()
+    argv = ["sh", "-c", "sleep 60 & echo $!"]
+    async with Process.start("source", argv, log=log) as process:
+        await process.wait()
+        pid = int(facts(log, "stderr")[0]["line"])
+        assert facts(log, "leaked") == [{"what": f"a process: sleep ({pid})"}]
