@@ -223,4 +223,6 @@ async def test_what_it_leaves_behind_is_told_and_ended() -> None:
     async with Process.start("source", argv, log=log) as process:
         await process.wait()
         pid = int(facts(log, "stderr")[0]["line"])
-        assert facts(log, "leaked") == [{"what": f"a process: sleep ({pid})"}]
+        (leaked,) = facts(log, "leaked")
+        # It may be caught before it has become `sleep`.
+        assert leaked["what"] in (f"a process: sleep ({pid})", f"a process: sh ({pid})")
