@@ -74,4 +74,5 @@ def summary(proofs: Sequence[Proof]) -> str:
     plays = sum(len(proof.trials) for proof in proofs)
     total_s = sum(proof.duration_s for proof in proofs)
     scenarios = f"{len(proofs)} scenario{'s' * (len(proofs) != 1)}"
-    return f"{scenarios}: {counts} by {plays} plays of {total_s:.1f} s together"
+    many = f"{plays} play{'s' * (plays != 1)}"
+    return f"{scenarios}: {counts} by {many} of {total_s:.1f} s together"
