@@ -53,7 +53,8 @@ class Run:
         log: of the run.
         ended: its attempts.
         mac: the guest's.
-        announcements_stated: the scenario says which announcements must come.
+        announcements_stated: the scenario says which announcements must come, where the switch
+            must have the guest, or for how long it may be out of reach.
     """
 
     log: Log
@@ -296,7 +297,9 @@ def _no_silent_success(ended: Sequence[Attempt], events: Sequence[Event]) -> Inv
 def _announced(run: Run, events: Sequence[Event]) -> Invariant:
     name = "the guest is announced where it arrived"
     if run.announcements_stated:
-        return Invariant(9, name, "not watched", "the scenario states which announcements come")
+        return Invariant(
+            9, name, "not watched", "the scenario states what becomes of announcements"
+        )
     missing = []
     for attempt in run.ended:
         if attempt.verdict not in ARRIVED or not attempt.destination.running:
