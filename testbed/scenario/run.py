@@ -141,7 +141,6 @@ async def play(
         played = scenario.between(lab.source.version, lab.destination.version)
         await lab.configure(played.capabilities, played.parameters)
         await Play(played, lab, log).run()
-        log.write("run", "teardown-began")
         if hold is not None:
             await lab.wake()
             list(lab.net.pin(FOLDER))
@@ -239,6 +238,8 @@ class Play:
         await self._end_attempt()
         await self._look_unasked()
         self._lab.note_unfired()
+        # What ends an endpoint from here on is the testbed, and says nothing of the migration.
+        self._log.write("run", "teardown-began")
 
     async def _step(self, step: schema.Model) -> None:
         match step:

@@ -1,5 +1,6 @@
 """`testbed decode` as a user has it: fed by files, pipes and captures, cut off, interrupted."""
 
+import fcntl
 import lzma
 import os
 import signal
@@ -126,6 +127,7 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word(kind, tmp_path):
     path = tmp_path / "x"
     path.write_bytes(recorded(PRECOPY) if kind == "stream" else pcap(migration_packets()))
     read_fd, write_fd = os.pipe()
+    fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, 4096)  # less than it has to say: it cannot be done
     with subprocess.Popen(
         [*DECODE, "--json", str(path)], cwd=ROOT, stdout=write_fd, stderr=subprocess.PIPE
     ) as process:

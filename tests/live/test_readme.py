@@ -26,8 +26,9 @@ COMMANDS = [
 STAND_INS = {
     "/opt/qemu/bin/qemu-system-x86_64": shutil.which("qemu-system-x86_64") or "",
     "chroot /srv/trixie qemu-system-x86_64": "env qemu-system-x86_64",
+    "SCENARIO": "scenarios/bad_footer_mark.yaml",
 }
-"""Examples of other QEMUs, and what of the kind is on every machine that runs the tests."""
+"""Examples of other QEMUs and of a scenario: what of the kind every machine has."""
 DIFFERS = 1
 STREAMS = {
     "vm.stream": "qemu7.2-precopy.c0.fwd",
@@ -63,9 +64,9 @@ def copied(original: Path, folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("testbed ")])
 def test_the_command_works(command: str, original: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    copied(original, folder, command)
     for example, real in STAND_INS.items():
         command = command.replace(example, real)
+    copied(original, folder, command)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", command],
