@@ -20,7 +20,7 @@ from .command_line import Inherited, boot_disk, command_line, given_command_line
 from .kvm import choose_accelerator
 from .process import Process
 from .program import DEFAULT_QEMU
-from .qmp import QmpEnded, QmpSession, QmpSilent
+from .qmp import QmpEnded, QmpSession, QmpSilent, QmpSocket
 from .saving import save
 from .trace import Loading
 
@@ -145,7 +145,7 @@ class Qemu(Endpoint):
         """
         qmp = QmpSession(side, log)
         with ExitStack() as ours, ExitStack() as theirs:
-            our_qmp, its_qmp = _socket_pair(ours, theirs)
+            our_qmp, its_qmp = _qmp_pair(ours, theirs)
             argv = given_command_line(command, its_qmp.fileno())
             async with Process.start(
                 side, argv, log=log, inherited=(its_qmp.fileno(),), advice=INSTALL
@@ -156,7 +156,7 @@ class Qemu(Endpoint):
                     yield endpoint
 
     @asynccontextmanager
-    async def _driven(self, qmp: socket.socket, opens_within_s: float) -> AsyncIterator[None]:
+    async def _driven(self, qmp: QmpSocket, opens_within_s: float) -> AsyncIterator[None]:
         """Greet it, and see to its end."""
         try:
             await self._greet(qmp, opens_within_s)
@@ -240,7 +240,7 @@ class Qemu(Endpoint):
         """
         return save(self, self._qmp)
 
-    async def _greet(self, qmp: socket.socket, within_s: float) -> None:
+    async def _greet(self, qmp: QmpSocket, within_s: float) -> None:
         try:
             self.version = await self._qmp.connect(qmp, within_s)
         except QmpSilent as error:
@@ -292,13 +292,18 @@ class Qemu(Endpoint):
 
 def _connect(
     ours: ExitStack, theirs: ExitStack, boot_image: bytes | None, tap_fd: int | None
-) -> tuple[tuple[socket.socket, socket.socket], Inherited]:
+) -> tuple[tuple[QmpSocket, socket.socket], Inherited]:
     """Make what is between us and it: our ends of QMP and serial line, and what it inherits."""
-    our_qmp, its_qmp = _socket_pair(ours, theirs)
+    our_qmp, its_qmp = _qmp_pair(ours, theirs)
     our_serial, its_serial = _socket_pair(ours, theirs)
     disk = None if boot_image is None else theirs.enter_context(boot_disk(boot_image))
     inherited = Inherited(its_qmp.fileno(), its_serial.fileno(), disk, tap_fd)
     return (our_qmp, our_serial), inherited
+
+
+def _qmp_pair(ours: ExitStack, theirs: ExitStack) -> tuple[QmpSocket, socket.socket]:
+    our_end, its_end = _socket_pair(ours, theirs)
+    return ours.enter_context(QmpSocket(fileno=our_end.detach())), its_end
 
 
 def _socket_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:

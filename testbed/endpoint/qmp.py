@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +35,30 @@ class QmpEnded(Exception):
     """The session is over: the other end has closed it."""
 
 
+class QmpSocket(socket.socket):
+    """Our end of a QMP connection: what the other end said last is read, whatever is sent to it.
+
+    asyncio ends a connection at the first write that fails, and throws away what is still to be
+    read. A QEMU that gives up says so (`failed`) and exits: a query sent in that moment would cost
+    that event. So what nobody can receive any more is dropped, and the end of the reading tells.
+    """
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        """Send as `socket.send` does; of a connection that is closed, all of it was sent."""
+        try:
+            return super().send(data, flags)
+        except (BrokenPipeError, ConnectionResetError):
+            return memoryview(data).nbytes
+
+    def sendmsg(self, buffers: Iterable[Any], /, *others: Any) -> int:
+        """Likewise: asyncio sends with it from Python 3.12 on, and descriptors go out by it."""
+        given = list(buffers)
+        try:
+            return super().sendmsg(given, *others)
+        except (BrokenPipeError, ConnectionResetError):
+            return sum(memoryview(each).nbytes for each in given)
+
+
 class QmpSession:
     """Commands out, answers and events in; every event is in the log the moment it is read.
 
@@ -51,11 +75,11 @@ class QmpSession:
         self._client.events.event_filter = self._heard
         self.status_kind = "migration-status"
 
-    async def connect(self, qmp: socket.socket, within_s: float) -> tuple[int, int, int]:
+    async def connect(self, qmp: QmpSocket, within_s: float) -> tuple[int, int, int]:
         """Read the greeting, negotiate (out-of-band execution included); return QEMU's version.
 
         Args:
-            qmp: a connected AF_UNIX socket, closed by `disconnect`.
+            qmp: our end of a connection, closed by `disconnect`.
             within_s: bound on all of it.
 
         Raises:

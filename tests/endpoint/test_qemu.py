@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,42 @@ async def fails_to_start(**arguments):
     started = log.first("process-started")
     assert (started is None) == (log.first("process-ended") is None)
     return caught.value, log
+
+
+# The end of a connection
+
+
+LAST_WORDS = r"""
+import json, os, signal, sys
+qmp = open(int(sys.argv[1]), "r+b", buffering=0)
+version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+known = [{"capability": "events", "state": False}]
+tell = lambda **message: qmp.write(json.dumps(message).encode() + b"\r\n")
+def give_up(*_):
+    tell(event="MIGRATION", data={"status": "failed"})
+    os._exit(1)
+signal.signal(signal.SIGUSR1, give_up)
+tell(QMP={"version": version, "capabilities": []})
+while True:
+    command = json.loads(qmp.read(65536))  # the client sends one at a time, and no line end
+    answer = known if "query" in command["execute"] else {}
+    tell(**{"return": answer}, **{"id": command[each] for each in command if each == "id"})
+"""
+
+
+async def test_what_it_says_last_is_heard_although_it_is_asked_something_meanwhile(tmp_path):
+    """A destination that gives up says `failed` and exits; whoever asks then must not lose it."""
+    program = tmp_path / "gives_up.py"
+    program.write_text(LAST_WORDS)
+    command = script(tmp_path, f'exec {sys.executable} {program} "{QMP_NUMBER}"')
+    log = Log()
+    async with Qemu.start("destination", log=log, machine=MACHINE, command=command) as end:
+        os.kill(end.pid, signal.SIGUSR1)
+        # The event loop must not read anything until the process has ended.
+        os.waitid(os.P_PID, end.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        with pytest.raises(EndpointError, match="with status 1 before it answered query-"):
+            await end.command("query-status")
+        assert log.first("migration-status", "destination", status="failed")
 
 
 # What is no QEMU
