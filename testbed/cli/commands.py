@@ -16,7 +16,7 @@ from .prove import prove_command
 from .proxy import proxy_command
 from .replay import replay_command
 from .run import run_command
-from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED
+from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED, EXIT_UNKNOWN
 from .standard_streams import OutputFailed, ReaderGone, drop_output
 
 
@@ -71,9 +71,23 @@ def _status() -> Any:
         return _told(refused(error))
     except MemoryError:
         return _told("the system refused: not enough memory (`ulimit -v`, or that of its cgroup)")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it says nothing of a migration
+        return _broke(error)
     return status
 
 
 def _told(what: str) -> int:
     sys.stderr.write(f"testbed: {what}\n")
     return EXIT_LACKS
+
+
+def _broke(error: Exception) -> int:
+    """Tell an error of the testbed's own: where it was for who mends it, then in one line."""
+    import traceback
+
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    sys.stderr.write(
+        "testbed: this is an error of the testbed's own: report it with the lines above and the "
+        f"command: {traceback.format_exception_only(error)[0]}"
+    )
+    return EXIT_UNKNOWN

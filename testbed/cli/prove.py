@@ -58,7 +58,7 @@ def prove_command(
     Exit status: 0 all are proved, 1 one is not or does not pass, 2 usage or an invalid scenario,
     3 the environment lacks something, 4 the testbed could not tell.
     """
-    from testbed.prove.plays import jobs_of, prove
+    from testbed.prove.plays import WorkerEnded, jobs_of, prove
     from testbed.report.console import Console
     from testbed.report.proofs import write_proofs
     from testbed.scenario.folders import FolderTaken
@@ -86,6 +86,13 @@ def prove_command(
     except KeyboardInterrupt:
         console.interrupted()
         sys.exit(EXIT_INTERRUPTED)
+    except WorkerEnded:
+        click.echo(
+            "testbed: a process that played a scenario was killed (the kernel does so when memory "
+            "runs out); what it played and all that follows is unknown",
+            err=True,
+        )
+        sys.exit(EXIT_UNKNOWN)
     finally:
         if json is not None:
             write_proofs(json, proofs)

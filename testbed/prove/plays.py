@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,23 +68,38 @@ _jobs: Sequence[Job] = ()
 """Of this process: a worker has them from the process that it was forked from."""
 
 
+class WorkerEnded(Exception):
+    """A process that played one of the jobs was ended from outside."""
+
+
 def prove(jobs: Sequence[Job], *, at_once: int) -> Iterator[Proof | None]:
     """Play all, so many at one time.
 
     Yields:
         After each play, in order, the proof that it has completed, or None.
+
+    Raises:
+        WorkerEnded: a process that plays was killed; what had not come by then does not come.
     """
     # Forked, as runs are: a worker has one thread, and all modules are loaded.
     forking = multiprocessing.get_context("fork")
-    with forking.Pool(min(at_once, len(jobs)), _begin, (jobs,)) as pool:
-        trials: list[Trial] = []
-        for job, each in zip(jobs, pool.imap(_play, range(len(jobs))), strict=True):
-            trials.append(each)
-            if job.is_last:
-                yield Proof(job.scenario, tuple(trials))
-                trials = []
-            else:
-                yield None
+    trials: list[Trial] = []
+    with ProcessPoolExecutor(min(at_once, len(jobs)), forking, _begin, (jobs,)) as workers:
+        try:
+            for job, each in zip(jobs, workers.map(_play, range(len(jobs))), strict=True):
+                trials.append(each)
+                if job.is_last:
+                    yield Proof(job.scenario, tuple(trials))
+                    trials = []
+                else:
+                    yield None
+        except BrokenProcessPool as error:
+            raise WorkerEnded from error
+        except BaseException:  # an interrupt, or nobody wants the rest
+            workers.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def _begin(jobs: Sequence[Job]) -> None:

@@ -27,9 +27,10 @@ from testbed.log import Event, Log
 
 from .detour import Detour, detour
 from .expect import as_played, judge, watched, why_unknown
+from .invariants import Invariant
 from .lacks import Lacks
 from .machines import with_machines
-from .result import Played, Result
+from .result import Check, Played, Result
 from .run import Settings, play
 from .scenario import Scenario
 from .sense import connections_max
@@ -168,8 +169,15 @@ def _write_end(log: Log, error: BaseException) -> None:
         if isinstance(error, OSError):
             log.write("run", "run-lacks", what=refused(error), refused=True)
             return
-    cause = f"{type(error).__name__}: {error}".splitlines()[0]
-    log.write("run", "run-broke", traceback="".join(traceback.format_exception(error)), cause=cause)
+    log.write("run", "run-broke", **_own_error(error))
+
+
+def _own_error(error: BaseException) -> dict[str, Any]:
+    """The facts of `run-broke` for an error of the testbed's own."""
+    return {
+        "traceback": "".join(traceback.format_exception(error)),
+        "cause": f"{type(error).__name__}: {error}".splitlines()[0],
+    }
 
 
 async def _play(
@@ -301,7 +309,14 @@ def _seed(scenario: Scenario, options: Options) -> int:
 
 
 def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -> Result:
-    verdict, checks = judge(scenario, log)
+    checks: list[Check] = []
+    invariants: list[Invariant] = []
+    try:
+        verdict, checks = judge(scenario, log)
+        invariants = watched(scenario, log)
+    except Exception as error:  # noqa: BLE001 - the runs that follow must be played and judged
+        log.add(_event(log, "run-broke", **_own_error(error)))
+        verdict, checks = "unknown", []
     lacks = log.first("run-lacks")
     broke = log.first("run-broke")
     refused = log.first("step-refused")
@@ -340,7 +355,7 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         _played(options.settings.destination, log, "destination"),
         reason,
         None if lacks is None else _lacking(lacks),
-        tuple(watched(scenario, log)),
+        tuple(invariants),
     )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from command_helpers import command
 
+from testbed.cli.commands import app, main
+
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "scenarios"
 COMMAND = [sys.executable, "-m", "testbed"]
@@ -45,6 +47,21 @@ def bad(tmp_path: Path) -> Path:
     path = tmp_path / "bad.yaml"
     path.write_text("description: x\nmode: precpy\nexpect: {verdict: completed}\n")
     return path
+
+
+def test_an_error_of_its_own_is_no_failed_expectation(monkeypatch, capsys) -> None:
+    def breaks(**_: object) -> None:
+        raise ValueError("a number that cannot be")
+
+    monkeypatch.setattr(app, "main", breaks)
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().err
+    assert end.value.code == 4
+    assert told.endswith(
+        "testbed: this is an error of the testbed's own: report it with the lines above and the "
+        "command: ValueError: a number that cannot be\n"
+    )
 
 
 def test_check_of_the_library_finds_nothing_wrong() -> None:

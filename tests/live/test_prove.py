@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,23 +76,42 @@ def test_what_passes_without_its_fault_is_named_with_its_place(tmp_path: Path) -
     assert command("prove", path, "--out", out).returncode == 2  # its folders are taken
 
 
-def test_ctrl_c_ends_all_plays(tmp_path: Path) -> None:
+@pytest.fixture
+def proving(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A proof whose first two plays last: their attempts have begun."""
     path = tmp_path / "nothing.yaml"
     lasting = PROVES_NOTHING.replace(", memory: intact", "")
     path.write_text(lasting + "steps: [wait_for_guest, migrate, settle: 60s]\n")
     out = tmp_path / "out"
     words = ["prove", str(path), "-j", "2", "--out", str(out)]
-    proving = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "testbed", *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    began = ["nothing", "nothing.without.1"]
-    within(20, lambda: all("attempt-began" in log_of(out / name) for name in began))
+    ) as process:
+        try:
+            began = ["nothing", "nothing.without.1"]
+            within(20, lambda: all("attempt-began" in log_of(out / name) for name in began))
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_worker_that_is_killed_leaves_the_proof_unknown(proving: subprocess.Popen[str]) -> None:
     plays = descendants(proving.pid)
-    assert len(plays) > len(began)
+    worker, *_ = children(proving.pid)
+    os.kill(worker, signal.SIGKILL)
+    output, _ = proving.communicate(timeout=20)
+    assert (proving.returncode, "that played a scenario was killed" in output) == (4, True)
+    assert "Traceback" not in output
+    within(20, lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
+
+
+def test_ctrl_c_ends_all_plays(proving: subprocess.Popen[str]) -> None:
+    plays = descendants(proving.pid)
+    assert len(plays) > 2
     proving.send_signal(signal.SIGINT)
     output, _ = proving.communicate(timeout=20)
     assert (proving.returncode, output) == (
@@ -107,9 +126,14 @@ def log_of(folder: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def children(pid: int) -> list[int]:
+    """Of all threads of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [each for child in map(int, children) for each in (child, *descendants(child))]
+    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from testbed.endpoint.program import Program, model, qemu
 from testbed.log import Log
+from testbed.scenario import session
 from testbed.scenario.load import load
 from testbed.scenario.machines import with_machines
 from testbed.scenario.run import Lacks, Settings, lab_plan, other_endpoint, play
@@ -63,6 +64,20 @@ def test_a_model_of_another_version_is_known_before_it_is_started(tmp_path: Path
     assert other_endpoint(load(path), Settings(model("7.2"), model("2.9"))) == (
         "it needs QEMU >=3.0, the destination is the model of 2.9: name another with --profile"
     )
+
+
+def test_an_error_while_it_is_judged_makes_it_unknown(tmp_path: Path, monkeypatch) -> None:
+    """Nothing of it is played here: what cannot begin is judged, too."""
+
+    def breaks(*_: object) -> None:
+        raise ValueError("no such verdict")
+
+    monkeypatch.setattr(session, "judge", breaks)
+    result = session.run(scenario(tmp_path), Options(Settings()))
+    assert (result.verdict, result.passed) == ("unknown", None)
+    lines = result.reason.splitlines()
+    assert lines[-2].startswith("this is an error of the testbed's own: report it with log.jsonl")
+    assert lines[-1] == "ValueError: no such verdict"
 
 
 def sides(path: Path, settings: Settings) -> tuple[str, str]:
