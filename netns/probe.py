@@ -10,12 +10,13 @@ import asyncio
 import errno
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from .namespace import Namespace
 from .packet import ETH_P_ALL, FRAMES_PER_WAKE, dropped_by_kernel, packet_socket
@@ -55,11 +56,13 @@ class Outage:
 
     A probe stands for the time until the next one was sent, the first for that before it too.
     `unseen` frames came to a host and were dropped by its kernel; probes may be among them.
+    `longest_gap_s` is the longest time without a probe: no duration is known better than that.
     """
 
     probes: int
     intervals: tuple[Interval, ...]
     unseen: int = 0
+    longest_gap_s: float = 0.0
 
     @property
     def wrong_s(self) -> float:
@@ -116,7 +119,9 @@ class Probe:
             to_s = self._sent_after(last) - since
             intervals.append(Interval(fate, round(from_s, 6), round(to_s, 6)))
         self._unseen += sum(map(dropped_by_kernel, self._watchers))
-        return Outage(len(numbers), tuple(intervals), self._unseen)
+        times = [since, *(self._sent[number] for number in numbers)]
+        gap_s = max((after - before for before, after in pairwise(times)), default=0.0)
+        return Outage(len(numbers), tuple(intervals), self._unseen, round(gap_s, 6))
 
     def _fate(self, host: str, number: int) -> Fate:
         if number in self._reached[host]:
@@ -139,14 +144,14 @@ class Probe:
         """Send the next probe; `head` is its Ethernet addresses."""
         if len(self._sent) < PROBES_MAX:
             frame = head + TAIL.pack(ETHERTYPE_PROBE, len(self._sent))
-            at = time.monotonic()
+            # Before it is sent: the event loop may see it arrive before this thread goes on.
+            self._sent.append(time.monotonic())
             try:
                 sender.send(frame.ljust(PROBE_BYTES, b"\0"))
             except OSError as error:
+                self._sent.pop()  # the next one is sent in its place
                 if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
                     raise
-                return  # the kernel took none: the next one is sent in its place
-            self._sent.append(at)
 
     def readable(self, host: str, watcher: socket.socket) -> None:
         """Take the frames that came to a host, and note those that are probes."""
@@ -190,14 +195,26 @@ async def probing(
         sender = stack.enter_context(packet_socket(*client, 0))
         head = bytes.fromhex(mac.replace(":", "")) + sender.getsockname()[4]
 
-        timers: list[asyncio.TimerHandle] = []
+        ended = threading.Event()
 
         def send() -> None:
-            probe.send(sender, head)
-            timers[:] = [loop.call_later(every_s, send)]
+            try:
+                while not ended.is_set():
+                    probe.send(sender, head)
+                    ended.wait(every_s)
+            except OSError as error:
+                loop.call_soon_threadsafe(_fail, error)
 
-        send()
+        # In a thread: the event loop parses the stream, and may be busy for longer than an outage.
+        thread = threading.Thread(target=send, name="probe")
+        thread.start()
         try:
             yield probe
         finally:
-            timers[0].cancel()
+            ended.set()
+            thread.join()
+
+
+def _fail(error: OSError) -> None:
+    """Raise in the event loop, whose exception handler ends the run."""
+    raise error

@@ -352,6 +352,7 @@ class Lab:
                 total_s=outage.total_s,
                 until_s=outage.until_s,
                 unseen=outage.unseen,
+                longest_gap_s=outage.longest_gap_s,
             )
         self._note_losses()
 

@@ -293,6 +293,10 @@ class Expectations:
             if total < low or (high is not None and total <= high):
                 return self._unknown(("outage",), wanted, shown)
         passed = low <= total and (high is None or total <= high)
+        gap = facts.get("longest_gap_s", 0.0)
+        if not passed and total + gap >= low and (high is None or total - gap <= high):
+            why = f"{shown}; for {gap:g} s no probe could be sent: this machine was too busy"
+            return self._unknown(("outage",), wanted, why)
         return self._check(("outage",), wanted, shown, passed)
 
     def _total_time(self, expect: schema.TimeExpectation) -> Check:

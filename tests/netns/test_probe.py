@@ -64,6 +64,27 @@ def test_only_what_was_sent_from_the_moment_on_counts():
     )
 
 
+def test_the_longest_time_without_a_probe_is_told():
+    probe = probe_of("WWR")
+    assert probe.outage("destination", 99.5).longest_gap_s == 1.0
+    probe._sent[:] = [100.25, 100.5, 102.0]
+    assert probe.outage("destination", 100.0).longest_gap_s == 1.5
+    assert probe.outage("destination", 98.0).longest_gap_s == 2.25  # the first came late
+    assert probe.outage("destination", 102.5).longest_gap_s == 0.0
+
+
+@pytest.mark.live
+async def test_an_event_loop_that_is_busy_holds_no_probe_up():
+    async with Topology.create() as net:
+        hosts = {"destination": (net.destination, UPLINK)}
+        async with probing((net.client, UPLINK), hosts, GUEST_MAC, 0.005) as probe:
+            await true_within(lambda: probe._sent)
+            before, until = len(probe._sent), time.monotonic() + 0.5
+            while time.monotonic() < until:
+                pass  # as a parser is
+            assert len(probe._sent) - before > 10  # 100 on an idle machine; none in the loop
+
+
 @given(st.text("RBWN"))
 def test_intervals_cover_the_time_without_gaps(story):
     intervals = probe_of(story).outage("destination", 100.0).intervals

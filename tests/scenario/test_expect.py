@@ -38,8 +38,12 @@ def rarps(*times: float, problem: str = "", source: str | None = None) -> Run:
     return run.end(STOPPED, RUNS)
 
 
-def outage(total_s: float, *, until_s: float | None = 9.0) -> Run:
+BUSY = "; for 0.2 s no probe could be sent: this machine was too busy"
+
+
+def outage(total_s: float, *, until_s: float | None = 9.0, longest_gap_s: float = 0.005) -> Run:
     facts = {"total_s": total_s, "wrong_s": total_s, "nowhere_s": 0.0, "until_s": until_s}
+    facts["longest_gap_s"] = longest_gap_s
     return completed().write("client", "outage", **facts)
 
 
@@ -399,6 +403,23 @@ CASES: list[tuple[str, str, Run, str, bool | None, str]] = [
             ("min: 400ms", PASSED),
             ("min: 1s", UNKNOWN),
             ("min: 400ms, max: 1s", UNKNOWN),
+        ]
+    ),
+    *(
+        (
+            f"{GOOD}, outage: {{{bound}}}",
+            PROBE,
+            outage(0.5, longest_gap_s=0.2),
+            "outage",
+            passed,
+            "0.5 s (0.5 to the wrong host, 0 lost)" + BUSY * (passed is UNKNOWN),
+        )
+        for bound, passed in [
+            ("max: 1s", PASSED),
+            ("max: 400ms", UNKNOWN),
+            ("max: 200ms", FAILED),
+            ("min: 600ms", UNKNOWN),
+            ("min: 1s", FAILED),
         ]
     ),
     (f"{GOOD}, outage: {{max: 1 s}}", PROBE, completed(), "outage", UNKNOWN, "no probe was sent"),
