@@ -285,13 +285,22 @@ def _no_silent_success(ended: Sequence[Attempt], events: Sequence[Event]) -> Inv
     wrong = [f"attempt {each.number}" for each in arrived if each.verdict == "corrupt"]
     if wrong:
         return Invariant(8, name, "violated", ", ".join(wrong))
-    if unseen := [each for each in arrived if each.intact is None]:
-        why = next(
-            (event.facts["error"] for event in events if event.kind == "save-failed"),
-            f"memory was not looked at in attempt {unseen[0].number}",
-        )
-        return Invariant(8, name, "not watched", why)
+    for attempt in arrived:
+        if (why := _not_looked_at(attempt, events)) is not None:
+            return Invariant(8, name, "not watched", f"attempt {attempt.number}: {why}")
     return Invariant(8, name, "held")
+
+
+def _not_looked_at(attempt: Attempt, events: Sequence[Event]) -> str | None:
+    """Say what of an arrived guest nobody compared, or None if all of it was."""
+    if attempt.intact is None:
+        failed = (event.facts["error"] for event in events if event.kind == "save-failed")
+        return next(failed, "memory was not looked at")
+    if attempt.pages_unwatched is not None:
+        return f"pages beside the working set: {attempt.pages_unwatched}"
+    if attempt.loading.unwatched is not None:
+        return f"the sections that were loaded: {attempt.loading.unwatched}"
+    return None
 
 
 def _announced(run: Run, events: Sequence[Event]) -> Invariant:

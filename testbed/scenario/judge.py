@@ -103,6 +103,7 @@ class Attempt:
     equal: bool | None = None  # device state; None: not looked at
     loading: Loading = field(default=Loading(unwatched="nobody asked"))  # of sections
     damage: tuple[str, ...] = ()  # what was found wrong with any of the three, in words
+    pages_unwatched: str | None = None  # why pages beside the working set were not compared
 
     @property
     def verdict(self) -> str:
@@ -206,6 +207,14 @@ def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
         _all_of(looked, "device-state-checked", "equal"),
         loaded,
         (*_details(looked), *loaded.problems),
+        next(
+            (
+                event.facts["others_unwatched"]
+                for event in looked
+                if event.kind == "memory-checked" and event.facts.get("others_unwatched")
+            ),
+            None,
+        ),
     )
 
 

@@ -69,9 +69,17 @@ class Run:
             self.write(side, "observed", attempt=self._attempt, **seen)
         return self.write("run", "attempt-ended", attempt=self._attempt)
 
-    def memory(self, *, intact: bool, findings: tuple[str, ...] = ()) -> Run:
-        facts = {"intact": intact, "pages": 9, "findings": list(findings)}
+    def memory(self, *, intact: bool, findings: tuple[str, ...] = (), **more: Any) -> Run:
+        facts = {"intact": intact, "pages": 9, "findings": list(findings), **more}
         return self.write("destination", "memory-checked", **facts)
+
+    def loads_all(self, *, traced: bool = True) -> Run:
+        """One section is sent, and the destination says that it loads it."""
+        named = {"section": "timer", "instance": 0, "version": 2, "section_id": 1}
+        self.write("destination", "section-loaded", kind="start or full", **named)
+        self.write("proxy", "sections-sent", begun=[["timer", 0, 2]], parts={}, unread=None)
+        told = {"traced": traced, "cut": False, "parts": {}}
+        return self.write("destination", "sections-loaded", **told)
 
     def devices(self, *differences: str) -> Run:
         facts = {"equal": not differences, "differences": list(differences)}
@@ -84,13 +92,13 @@ class Run:
         return self.frame("destination", source, rarp={}, problems=list(problems))
 
 
-def completed(*, announced: bool = True) -> Run:
+def completed(*, announced: bool = True, traced: bool = True) -> Run:
     """A run of one attempt that did what it is for."""
     run = Run().begin().says("source", "setup", "active").says("destination", "active")
     run.event("source", "STOP").event("destination", "RESUME")
     if announced:
         run.rarp()
-    run.says("source", "completed").says("destination", "completed")
+    run.says("source", "completed").says("destination", "completed").loads_all(traced=traced)
     return run.end(STOPPED, {**RUNS, "status": "completed"})
 
 

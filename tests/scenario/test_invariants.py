@@ -34,6 +34,22 @@ def test_memory_that_nobody_looked_at_is_not_watched(tmp_path: Path) -> None:
     assert wrong(completed().memory(intact=False), tmp_path) == {8}
 
 
+def test_what_was_not_compared_is_not_watched(tmp_path: Path) -> None:
+    unwatched = completed().memory(intact=True, others_unwatched="no list of blocks passed")
+    assert eighth(unwatched, tmp_path) == (
+        "not watched",
+        "attempt 1: pages beside the working set: no list of blocks passed",
+    )
+    state, why = eighth(completed(traced=False).memory(intact=True), tmp_path)
+    assert state == "not watched"
+    assert why.startswith("attempt 1: the sections that were loaded: the destination: it tells of")
+
+
+def eighth(run: Run, tmp_path: Path) -> tuple[str, str]:
+    found = watched(scenario(tmp_path, "verdict: completed"), run.log)[7]
+    return found.state, found.detail
+
+
 def test_one_guest_at_a_time_is_no_time_for_both() -> None:
     run = Run().at(1).event("source", "STOP").at(2).event("destination", "RESUME").at(9)
     assert both_s(run.write("run", "run-ended")) == 0

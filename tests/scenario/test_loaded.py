@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from judge_helpers import RUNS, STOPPED, Run, completed
+from judge_helpers import RUNS, STOPPED, Run
 
 from testbed.scenario.judge import attempts
 from testbed.scenario.loaded import Loading, loading
@@ -115,4 +115,4 @@ def test_what_was_not_seen_is_no_damage(facts: dict[str, Any], why: str) -> None
 
 
 def test_a_log_without_these_events_tells_nothing() -> None:
-    assert loading(completed().log).outcome is None
+    assert loading(Run().begin().end(STOPPED, RUNS).log).outcome is None
