@@ -140,7 +140,7 @@ def headed(channel: SourceChannel) -> tuple[bytes, SourceChannel]:
         if chunk.missing_bytes:
             break
         first += chunk.data
-    return first, replace(channel, carried=lambda: chain(taken, chunks))
+    return first[:FIRST_BYTES], replace(channel, carried=lambda: chain(taken, chunks))
 
 
 def _text_lines(items: Iterable[Item]) -> Iterator[str]:
