@@ -169,6 +169,7 @@ def test_the_model_takes_its_arguments_as_they_are() -> None:
     assert "no-such-option" in done.stderr
 
 
+@pytest.mark.live  # doctor finds nothing missing
 def test_a_qemu_is_missing_only_where_one_was_named(tmp_path: Path) -> None:
     """Models need none."""
     done = command("doctor", PATH=str(tmp_path))

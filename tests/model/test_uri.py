@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from testbed.model.qmp.error import CommandError
 from testbed.model.qmp.migration import PROTOCOLS
 
 WITHIN_S = 10
+OTHERS = frozenset()
 CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 
 
@@ -142,8 +144,14 @@ async def test_a_command_takes_a_stream_and_gives_one(tmp_path, descriptors):
     await no_children()
 
 
+@pytest.fixture(autouse=True)
+def _others(monkeypatch):
+    """Other tests leave a child that serves them all: the server of forks."""
+    monkeypatch.setattr(sys.modules[__name__], "OTHERS", frozenset(CHILDREN.read_text().split()))
+
+
 def children():
-    return CHILDREN.read_text().split()
+    return [pid for pid in CHILDREN.read_text().split() if pid not in OTHERS]
 
 
 async def no_children():

@@ -1,7 +1,10 @@
 """Connections that are not what a source opens, or come in another order."""
 
+import asyncio
+import socket
+
 import pytest
-from proxy_helpers import QUIET_S, proxied
+from proxy_helpers import QUIET_S, Peer, proxied
 from wire_helpers import precopy, recorded
 
 from testbed.fault.plan import Fault, FlipBits, OffsetPlace
@@ -159,6 +162,14 @@ async def test_each_file_header_begins_an_attempt_where_nobody_else_tells() -> N
             await rig.logged("connection-ended", connection=attempt)
 
 
+async def one_more(listening):
+    """Connect, and wait for what comes; closed then: a user may have 1024 open, and many come."""
+    with socket.socket() as opened:
+        source = Peer(opened)
+        await asyncio.get_running_loop().sock_connect(opened, listening)
+        await source.receive()
+
+
 async def test_a_connection_beyond_the_bound_is_told_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,7 +180,7 @@ async def test_a_connection_beyond_the_bound_is_told_now_and_then(
         surplus = 0
         while len(list(rig.log.find("connections-surplus"))) < 2:
             with pytest.raises(ConnectionResetError):
-                await (await rig.source()).receive()
+                await one_more(rig.listen)
             surplus += 1
         told = [event.facts["reset"] for event in rig.log.find("connections-surplus")]
         assert told[0] == 1
