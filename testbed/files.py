@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -49,3 +50,27 @@ def plain_file(path: Path, flags: int, *, follow: bool = False) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "something else than a file is there", path)
     return fd
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that a user named, so that whoever reads it sees the old or the new content.
+
+    What is no regular file (`/dev/stdout`, a pipe) is written to as it is, and so is the file that
+    a link leads to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(plain_file(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(content)
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):  # it was never made
+            new.unlink()
+        raise

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .shared import PATH, loaded, loaded_or_faults
+
+if TYPE_CHECKING:
+    from testbed.scenario.scenario import Scenario
 
 LIBRARY = Path(__file__).parents[2] / "scenarios"
 
@@ -27,8 +32,26 @@ def check_command(files: tuple[Path, ...]) -> None:
     from testbed.scenario.scenario import Scenario
 
     found = loaded_or_faults(files)
-    scenarios = sum(isinstance(each, Scenario) for each in found)
+    of_scenarios = [each for each in found if isinstance(each, Scenario)]
+    for line in _equal_names(of_scenarios):
+        click.echo(line)
+    scenarios = len(of_scenarios)
     alone = len(found) - scenarios
     counts = [f"{scenarios} scenario{'s' * (scenarios != 1)}"] if scenarios else []
     counts += [f"{alone} file{'s' * (alone != 1)} of faults"] if alone else []
     click.echo(f"{', '.join(counts)}: nothing wrong")
+
+
+def _equal_names(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """A line for each scenario whose `name` another one says as well."""
+    first: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        if scenario.model.name is None:
+            continue  # it is called as its file
+        other = first.setdefault(scenario.name, scenario)
+        if other is not scenario:
+            where = scenario.where(("name",))
+            yield (
+                f"{where}: note: {scenario.name!r} is the name of {other.path} as well; reports "
+                "tell them apart by their paths"
+            )

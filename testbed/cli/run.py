@@ -25,6 +25,7 @@ from .shared import (
 from .standard_streams import output_error
 
 if TYPE_CHECKING:
+    from testbed.scenario.planned import PlannedRun
     from testbed.scenario.result import Result
     from testbed.scenario.run import Settings
 
@@ -66,10 +67,10 @@ def run_command(
     environment lacks something, 4 the testbed could not tell.
     """
     from testbed.report.console import Console
-    from testbed.report.jsonfile import write_json
-    from testbed.report.junit import write_junit
+    from testbed.report.reports import Reports
     from testbed.report.unblocked import unblocked
     from testbed.scenario.folders import FolderTaken, run_folders
+    from testbed.scenario.planned import planned
     from testbed.scenario.session import Options, run
 
     scenarios = loaded(files, settings)
@@ -85,35 +86,35 @@ def run_command(
         except FolderTaken as error:
             usage(str(error))
         writable_folder(out)
-    planned = list(zip(scenarios * repeat, folders, strict=True))
     go_on_in_background()
     console = Console(unblocked(sys.stdout, output_error))
-    results = []
+    results: list[Result] = []
+    runs: list[PlannedRun] = []
+    reports = Reports(junit, json)
+    under_way = False
     try:
-        scenarios = fitting(scenarios, files, settings, console)
-        played = {scenario.path for scenario in scenarios}
-        for scenario, folder in planned:
-            if scenario.path not in played:
-                continue
-            console.began(scenario)
+        fit = {each.path for each in fitting(scenarios, files, settings, console)}
+        runs = [each for each in planned(scenarios * repeat, folders) if each.scenario.path in fit]
+        for each in runs:
+            under_way = True
+            reports.update(runs, results)
+            console.began(each.scenario)
             result = run(
-                scenario,
-                Options(settings, folder, keep),
+                each.scenario,
+                Options(settings, each.folder, keep),
                 on_event=console.event,
                 on_tick=console.tick,
                 on_kept=console.kept,
             )
-            console.ended(result, told=len(scenarios) * repeat == 1)
+            under_way = False
             results.append(result)
+            console.ended(result, told=len(runs) == 1)
         console.summary(results)
     except KeyboardInterrupt:
         console.interrupted()
         sys.exit(EXIT_INTERRUPTED)
     finally:
-        if junit is not None:
-            write_junit(junit, results)
-        if json is not None:
-            write_json(json, results)
+        reports.write(runs, results, under_way=under_way)
         console.finish()
     sys.exit(_exit_code(results))
 

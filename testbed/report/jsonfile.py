@@ -7,23 +7,34 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from testbed.files import replace_file
+from testbed.scenario.planned import PlannedRun
 from testbed.scenario.result import Result
 
 from .words import outcome
 
 
-def write_json(path: Path, results: Sequence[Result]) -> None:
+def write_json(
+    path: Path,
+    runs: Sequence[PlannedRun],
+    results: Sequence[Result],
+    *,
+    under_way: bool = False,
+) -> None:
     """Write all results; `docs/reports.md` says what each key is.
 
     Args:
         path: the file; its folder is there.
-        results: in the order in which they ran.
+        runs: all that the command is to play, in order.
+        results: of the first of them.
+        under_way: the first run without a result has begun.
 
     Raises:
         OSError: the file cannot be written.
     """
     plain = [
         {
+            "id": run.id,
             "name": result.name,
             "file": str(result.path),
             "outcome": outcome(result),
@@ -33,6 +44,7 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
             "source": asdict(result.source),
             "destination": asdict(result.destination),
             "repeat": result.repeat_command,
+            "folder": None if result.folder is None else str(result.folder),
             "reason": result.reason,
             "lacks": result.lacks,
             "checks": [
@@ -47,6 +59,11 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
             ],
             "invariants": [asdict(invariant) for invariant in result.invariants],
         }
-        for result in results
+        for run, result in zip(runs, results, strict=False)
     ]
-    path.write_text(json.dumps({"results": plain}, indent=2) + "\n", encoding="utf-8")
+    without = [
+        {"id": run.id, "began": under_way and number == 0}
+        for number, run in enumerate(runs[len(results) :])
+    ]
+    text = json.dumps({"results": plain, "without_result": without}, indent=2)
+    replace_file(path, text.encode() + b"\n")

@@ -185,4 +185,6 @@ def _failure_lines(result: Result) -> Iterator[str]:
     yield from invariant_lines(result)
     yield from _stderr_lines(result.log)
     yield f"source: {result.source}; destination: {result.destination}"
+    if result.folder is not None:
+        yield f"files: {result.folder}"
     yield f"repeat: {result.repeat_command}"

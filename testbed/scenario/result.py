@@ -46,6 +46,7 @@ class Result:
 
     `passed` is None where the testbed could not tell; `lacks` says what the environment lacks, if
     that is why nothing ran. `invariants` has all nine, or none if no attempt came to an end.
+    `folder` has the run's files, if they are kept.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Result:
     reason: str = ""
     lacks: str | None = None
     invariants: tuple[Invariant, ...] = ()
+    folder: Path | None = None
 
     @property
     def passed(self) -> bool | None:

@@ -356,6 +356,7 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         reason,
         None if lacks is None else _lacking(lacks),
         tuple(invariants),
+        options.folder,
     )
 
 

@@ -169,6 +169,19 @@ def test_the_model_takes_its_arguments_as_they_are() -> None:
     assert "no-such-option" in done.stderr
 
 
+def test_check_names_scenarios_of_one_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        text = "description: x\nname: same\nmode: precopy\nexpect: {verdict: completed}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    done = command("check", tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / 'b.yaml'}:2:7: note: 'same' is the name of {tmp_path / 'a.yaml'} as well; "
+        "reports tell them apart by their paths",
+        "2 scenarios: nothing wrong",
+    ]
+
+
 @pytest.mark.live  # doctor finds nothing missing
 def test_a_qemu_is_missing_only_where_one_was_named(tmp_path: Path) -> None:
     """Models need none."""

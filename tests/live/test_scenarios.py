@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -208,25 +210,41 @@ def test_a_qemu_that_is_not_there_is_one_clear_sentence_and_status_3() -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_ctrl_c_ends_a_run_with_status_130_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=lambda by: by.name)
+def test_a_run_that_is_ended_leaves_no_process_and_no_green_report(
+    tmp_path: Path, by: signal.Signals
+) -> None:
+    files = [f"scenarios/{name}.yaml" for name in ("link_blackhole", "precopy_ok")]
+    junit = tmp_path / "junit.xml"
     running = subprocess.Popen(
         [
-            *(sys.executable, "-m", "testbed", "run", "scenarios/link_blackhole.yaml"),
-            *("--out", str(tmp_path)),
+            *(sys.executable, "-m", "testbed", "run", *files),
+            *("--out", str(tmp_path / "out"), "--junit", str(junit)),
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    pids = wait_for_endpoints(tmp_path / "link_blackhole" / "log.jsonl")
+    pids = wait_for_endpoints(tmp_path / "out" / "link_blackhole" / "log.jsonl")
     guard = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    running.send_signal(signal.SIGINT)
+    running.send_signal(by)
     output, _ = running.communicate(timeout=10)
-    assert running.returncode == 130, output
-    assert "interrupted" in output
+    if by is signal.SIGINT:
+        assert running.returncode == 130, output
+        assert "interrupted" in output
     assert len(pids) == 2
-    assert not [pid for pid in guard if Path(f"/proc/{pid}").exists()]
+    wait_until(lambda: not [pid for pid in guard if Path(f"/proc/{pid}").exists()])
+    cases = ET.parse(junit).getroot().iter("testcase")
+    said = {case.get("name"): [child.tag for child in case] for case in cases}
+    assert said == {"link_blackhole": ["error"], "precopy_ok": ["skipped"]}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def wait_for_endpoints(path: Path) -> list[int]:

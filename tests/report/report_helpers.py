@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.log import Log
+from testbed.scenario.planned import PlannedRun, planned
 from testbed.scenario.result import Check, Played, Result
+from testbed.scenario.scenario import Scenario
+from testbed.scenario.schema import ScenarioModel
 
 WHERE = "scenarios/bad_footer_mark.yaml:100:5"
 PASSED = Check("expect.verdict", True, "failed-clean", "failed-clean", WHERE)
@@ -51,6 +55,17 @@ def run_log(*, sections_before: int = 3, sections_after: int = 3) -> Log:
     log.write("source", "migration-status", status="failed")
     log.write("run", "run-ended")
     return log
+
+
+def runs_of(results: Sequence[Result], *more: str) -> list[PlannedRun]:
+    """Runs of the files that the results are of, and of files that have none."""
+    paths = [each.path for each in results] + [Path("scenarios") / f"{name}.yaml" for name in more]
+    return planned([_scenario(path) for path in paths])
+
+
+def _scenario(path: Path) -> Scenario:
+    words = {"description": "it", "mode": "precopy", "expect": {"verdict": "completed"}}
+    return Scenario(path, ScenarioModel.model_validate(words), (), lambda _: f"{path}:1:1")
 
 
 def result(

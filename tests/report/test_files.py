@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_helpers import FAILED, PASSED, UNSURE, WHERE, result
+from report_helpers import FAILED, PASSED, UNSURE, WHERE, result, runs_of
 
 from testbed.log import Log
 from testbed.report.jsonfile import write_json
@@ -24,8 +27,16 @@ RESULTS = [
 ]
 
 
-def suite_of(path: Path, results: list[Result]) -> ET.Element:
-    write_junit(path, results)
+BEGAN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+
+CASE_HAS = {"classname", "name", "file", "time"}
+SAYS = {"error", "failure", "skipped", "system-out"}
+"""What Jenkins' junit-10.xsd allows a case, of what is written."""
+
+
+def suite_of(path: Path, results: list[Result], *more: str, under_way: bool = False) -> ET.Element:
+    runs = runs_of(results, *more)
+    write_junit(path, runs, results, began=BEGAN, under_way=under_way)
     suite = ET.parse(path).getroot().find("testsuite")
     assert suite is not None
     return suite
@@ -33,16 +44,81 @@ def suite_of(path: Path, results: list[Result]) -> ET.Element:
 
 def of(case: ET.Element) -> list[ET.Element]:
     """What a case says of its outcome."""
-    return [child for child in case if child.tag != "properties"]
+    return [child for child in case if child.tag != "system-out"]
 
 
-def test_junit_says_what_both_sides_were(tmp_path: Path) -> None:
-    suite = suite_of(tmp_path / "junit.xml", RESULTS[:1])
-    properties = suite.findall("testcase/properties/property")
-    assert {each.get("name"): each.get("value") for each in properties} == {
-        "source": "model of QEMU 7.2.22, machine pc-i440fx-7.2",
-        "destination": "QEMU 10.0.13, machine pc-i440fx-7.2",
-    }
+def output_of(suite: ET.Element) -> list[str]:
+    output = suite.find("testcase/system-out")
+    assert output is not None
+    assert output.text is not None
+    return output.text.splitlines()
+
+
+def test_junit_says_what_both_sides_were_and_what_happened(tmp_path: Path) -> None:
+    kept = replace(RESULTS[0], folder=Path("runs/one"))
+    said = output_of(suite_of(tmp_path / "junit.xml", [kept]))
+    assert said[:4] == [
+        "source: model of QEMU 7.2.22, machine pc-i440fx-7.2",
+        "destination: QEMU 10.0.13, machine pc-i440fx-7.2",
+        "verdict: failed-clean",
+        "files: runs/one",
+    ]
+    assert any("says: Missing section footer for cpu" in line for line in said)
+    assert said[-1] == "repeat: testbed run scenarios/one.yaml --seed 7"
+
+
+def test_junit_has_what_its_readers_allow(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path / "junit.xml", RESULTS, "six", "seven", under_way=True)
+    assert suite.get("timestamp") == "2026-03-01T12:30:00"
+    assert suite.get("hostname")
+    for case in suite:
+        assert case.tag == "testcase"
+        assert set(case.attrib) <= CASE_HAS
+        assert {child.tag for child in case} <= SAYS
+        assert all(set(child.attrib) <= {"message"} for child in case)
+
+
+def test_junit_tells_each_run_from_all_others(tmp_path: Path) -> None:
+    below, beside = Path("scenarios/a/x.yaml"), Path("scenarios/b/x.yaml")
+    results = [replace(RESULTS[0], path=path) for path in (below, beside, below)]
+    suite = suite_of(tmp_path / "junit.xml", results)
+    assert [(case.get("classname"), case.get("name")) for case in suite] == [
+        ("scenarios.a", "x (1)"),
+        ("scenarios.b", "x"),
+        ("scenarios.a", "x (2)"),
+    ]
+
+
+def test_a_command_that_was_ended_leaves_no_green_report(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    suite = suite_of(path, RESULTS[:1], "two", "three", "four", under_way=True)
+    said = {case.get("name"): [child.tag for child in of(case)] for case in suite}
+    assert said == {"one": [], "two": ["error"], "three": ["skipped"], "four": ["skipped"]}
+    counts = {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "4", "failures": "0", "errors": "1", "skipped": "2"}
+    suite = suite_of(path, RESULTS[:1], "two")  # between two runs
+    assert [child.tag for case in suite for child in of(case)] == ["skipped"]
+    json_path = tmp_path / "results.json"
+    write_json(json_path, runs_of(RESULTS[:1], "two", "three"), RESULTS[:1], under_way=True)
+    assert json.loads(json_path.read_text())["without_result"] == [
+        {"id": "scenarios/two", "began": True},
+        {"id": "scenarios/three", "began": False},
+    ]
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    write_json(Path(f"/dev/fd/{write_end}"), [], [])
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        assert json.load(pipe) == {"results": [], "without_result": []}
+    target = tmp_path / "it.json"
+    link = tmp_path / "link.json"
+    link.symlink_to(target)
+    write_json(link, [], [])
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["results"] == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["it.json", "link.json"]
 
 
 def test_junit_counts_every_outcome_once(tmp_path: Path) -> None:
@@ -83,8 +159,8 @@ def test_junit_says_in_the_message_why_and_in_the_text_all(tmp_path: Path) -> No
 
 def test_no_result_is_a_report_too(tmp_path: Path) -> None:
     assert suite_of(tmp_path / "junit.xml", []).get("tests") == "0"
-    write_json(tmp_path / "results.json", [])
-    assert json.loads((tmp_path / "results.json").read_text()) == {"results": []}
+    write_json(tmp_path / "results.json", [], [])
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == []
 
 
 @settings(max_examples=50, deadline=None)
@@ -97,13 +173,13 @@ def test_whatever_qemu_says_the_files_can_be_read(tmp_path_factory: object, said
     given_ = result(check, log=log, reason=said, name=f"name{said}".replace("\0", ""))
     suite = suite_of(path / "wild.xml", [given_])
     assert suite.get("failures") == "1"
-    write_json(path / "wild.json", [given_])
+    write_json(path / "wild.json", runs_of([given_]), [given_])
     (read,) = json.loads((path / "wild.json").read_text())["results"]
     assert read["checks"][0]["got"] == said
 
 
 def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
-    write_json(tmp_path / "results.json", RESULTS)
+    write_json(tmp_path / "results.json", runs_of(RESULTS), RESULTS)
     read = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [each["outcome"] for each in read] == [
         "passed",
@@ -113,6 +189,7 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         "unknown",
     ]
     assert read[1] == {
+        "id": "scenarios/two",
         "name": "two",
         "file": "scenarios/two.yaml",
         "outcome": "FAILED",
@@ -132,6 +209,7 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
             "machine": "pc-i440fx-7.2",
         },
         "repeat": "testbed run scenarios/two.yaml --seed 7",
+        "folder": None,
         "reason": "",
         "invariants": [],
         "lacks": None,
