@@ -210,14 +210,14 @@ async def outcome(case, source, destination, folder):
 
     One that never does, or struck too early for one that is to be late, is an error.
     """
-    for _ in range(TRIES - 1):
+    for number in range(1, TRIES):
         with suppress(Unfired):
-            return await _outcome(case, source, destination, folder)
-    return await _outcome(case, source, destination, folder)
+            return await _outcome(case, source, destination, folder / f"try-{number}")
+    return await _outcome(case, source, destination, folder / f"try-{TRIES}")
 
 
 async def _outcome(case, source, destination, folder):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True)
     path = folder / "pair.yaml"
     path.write_text(json.dumps(case.scenario()))
     scenario, log = load(path), Log()
