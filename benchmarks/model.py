@@ -28,8 +28,6 @@ from collections.abc import Callable, Iterator
 from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
-from netns.links import address, up, veth
-from netns.namespace import Namespace
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.program import Program, model, qemu
 from testbed.endpoint.qemu import Qemu
@@ -42,6 +40,8 @@ from testbed.model.migration.source import TURN_BYTES_MAX, Parameters
 from testbed.model.profile import PROFILES
 from testbed.model.simulation.rehearsal import Rehearsal
 from testbed.model.simulation.simulate import Link
+from testbed.netns.links import address, up, veth
+from testbed.netns.namespace import Namespace
 from testbed.vmstate import Incoming
 from testbed.wire import MainChannel
 

@@ -45,8 +45,8 @@ from typing import Any
 from proxies.parts import PARTS, Part, Scale
 from proxies.peers import PEERS
 
-from netns.inside import FOLDER, SandboxSide
-from netns.sandbox import Sandbox, SandboxRefused
+from testbed.netns.inside import FOLDER, SandboxSide
+from testbed.netns.sandbox import Sandbox, SandboxRefused
 
 READ_BYTES = 1 << 16
 QUICK_ROUNDS, FULL_ROUNDS = 1, 5

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from netns.topology import DESTINATION_ADDRESS
+from testbed.netns.topology import DESTINATION_ADDRESS
 
 from .network import PORT, Network, line_of, running
 from .peers import Peer, started

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netns.topology import DESTINATION_ADDRESS
 from testbed.endpoint.base import EndpointError, MachineSpec
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Log, WaitExpired
+from testbed.netns.topology import DESTINATION_ADDRESS
 
 from .network import PORT, Network, Unmeasured
 from .peers import Peer, started

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from netns import links
-from netns.namespace import Namespace
-from netns.topology import (
+from testbed.netns import links
+from testbed.netns.namespace import Namespace
+from testbed.netns.topology import (
     DESTINATION_ADDRESS,
     PROXY_DESTINATION_ADDRESS,
     PROXY_SOURCE_ADDRESS,

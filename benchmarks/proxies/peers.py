@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from netns.topology import DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS
+from testbed.netns.topology import DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS
 
 from .network import PORT, Network, Unmeasured, running
 from .processes import Usage, usage

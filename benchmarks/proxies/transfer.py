@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from netns.topology import DESTINATION_ADDRESS
+from testbed.netns.topology import DESTINATION_ADDRESS
 
 from .network import PORT, Network, Unmeasured, line_of, running
 from .peers import Peer, Started, started

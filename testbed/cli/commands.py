@@ -20,9 +20,13 @@ from .shared import EXIT_INTERRUPTED, EXIT_LACKS, EXIT_PIPE_CLOSED, EXIT_UNKNOWN
 from .standard_streams import OutputFailed, ReaderGone, drop_output
 
 
-@click.group()
-def app() -> None:
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="migration-testbed", prog_name="testbed")
+@click.pass_context
+def app(context: click.Context) -> None:
     """Fault-injection testbed for QEMU live migration."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _command in (

@@ -13,14 +13,13 @@ from .shared import PATH, loaded, loaded_or_faults
 if TYPE_CHECKING:
     from testbed.scenario.scenario import Scenario
 
-LIBRARY = Path(__file__).parents[2] / "scenarios"
-
 
 @click.command("list", short_help="List scenarios, and what each is about.")
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE...]")
 def list_command(files: tuple[Path, ...]) -> None:
     """List scenarios, the library's if none are named: mode, expected verdict, what about."""
     from testbed.report.console import Console
+    from testbed.scenario.load import LIBRARY
 
     Console().listing(loaded(files or (LIBRARY,)))
 

@@ -26,7 +26,7 @@ from .base import EndpointError
 from .trace import Loading
 
 if TYPE_CHECKING:
-    from netns.namespace import Namespace
+    from testbed.netns.namespace import Namespace
 
 LINE_BYTES_MAX = 4096
 """A longer line is cut into pieces of this size; QEMU's own are below 1 KiB."""

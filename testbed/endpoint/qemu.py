@@ -25,7 +25,7 @@ from .saving import save
 from .trace import Loading
 
 if TYPE_CHECKING:
-    from netns.namespace import Namespace
+    from testbed.netns.namespace import Namespace
 
 QMP_OPENS_WITHIN_S = 20.0
 QMP_ANSWERS_WITHIN_S = 10.0

@@ -6,11 +6,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from netns.require import Feature, probe_features
 from testbed import tasks
 from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.model.profile import PROFILES
+from testbed.netns.require import Feature, probe_features
 
 from .limits import limit_features
 

@@ -7,11 +7,11 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from netns.interposer import Direction, Interposer, interposed
-from netns.packet import packet_socket
-from netns.topology import UPLINK, Topology
 from testbed.fault.plan import Side
 from testbed.log import Log
+from testbed.netns.interposer import Direction, Interposer, interposed
+from testbed.netns.packet import packet_socket
+from testbed.netns.topology import UPLINK, Topology
 from testbed.tasks import together
 
 from .announce import AnnounceFaults, Port

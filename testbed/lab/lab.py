@@ -17,10 +17,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from netns.capture import Capture, Frame, capture, rarp_problems
-from netns.forwarding import forwarding_table
-from netns.probe import ETHERTYPE_PROBE, Outage, Probe, probing
-from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.program import QEMU, Program
 from testbed.endpoint.qemu import Qemu
@@ -29,6 +25,10 @@ from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, Side
 from testbed.guest import GuestSpec, boot_image
 from testbed.log import Event, Log
+from testbed.netns.capture import Capture, Frame, capture, rarp_problems
+from testbed.netns.forwarding import forwarding_table
+from testbed.netns.probe import ETHERTYPE_PROBE, Outage, Probe, probing
+from testbed.netns.topology import BRIDGE, UPLINK, Topology
 from testbed.proxy import Proxy
 from testbed.tasks import Hosted, beside, hosting, together
 

@@ -12,7 +12,7 @@ import os
 import resource
 from pathlib import Path
 
-from netns.require import Feature
+from testbed.netns.require import Feature
 
 FILES_MIN = 64
 """Open files that a run without further connections needs. Its worker, which has most, was seen to

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
-from netns.doorway import Doorway
-from netns.topology import DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, Topology
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Side
 from testbed.log import Log
+from testbed.netns.doorway import Doorway
+from testbed.netns.topology import DESTINATION_ADDRESS, PROXY_SOURCE_ADDRESS, Topology
 from testbed.proxy import Proxy
 from testbed.proxy.address import TcpAddress
 

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
-from netns.interposer import Direction, Drop, Instead, Outgoing, Pass, Verdict
-from netns.rarp import is_rarp, rarp_frame
 from testbed.fault.plan import Side, StatePlace
 from testbed.log import Log
+from testbed.netns.interposer import Direction, Drop, Instead, Outgoing, Pass, Verdict
+from testbed.netns.rarp import is_rarp, rarp_frame
 
 from .announce import EVERY, Alteration, AnnounceFaults, Forged, Port
 

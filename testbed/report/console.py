@@ -16,8 +16,8 @@ from typing import TextIO, cast
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from netns.require import Feature
 from testbed.log import Event
+from testbed.netns.require import Feature
 from testbed.prove.proof import Outcome, Proof
 from testbed.scenario.result import Result
 from testbed.scenario.scenario import Scenario

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from netns.doorway import Doorway
+from testbed.netns.doorway import Doorway
 from testbed.proxy.address import TcpAddress, of_socket, parse_address
 
 from .lacks import Lacks

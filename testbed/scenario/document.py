@@ -43,7 +43,7 @@ class ScenarioError(Exception):
         self.problems = tuple(sorted(set(problems)))
         super().__init__(
             "\n".join(
-                f"{path}:{each.line}:{each.column}: "
+                f"{path}{f':{each.line}:{each.column}' if each.line else ''}: "
                 + _one_line(f"{each.key}{': ' if each.key else ''}{each.message}")
                 for each in self.problems
             )
@@ -55,12 +55,28 @@ def whole_file(path: Path, message: str) -> ScenarioError:
     return ScenarioError(path, [Problem(1, 1, "", message)])
 
 
-def not_there(path: Path) -> ScenarioError:
-    """The error for a path that is not there, with the one that may have been meant."""
+def not_there(path: Path, names: Iterable[str] = ()) -> ScenarioError:
+    """The error for a path that is not there, with the one that may have been meant.
+
+    Args:
+        path: as it was given.
+        names: of scenarios that could have been meant, too.
+    """
     near = sorted(each.name for each in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     close = get_close_matches(path.name, near, n=1) or get_close_matches(f"{path.name}.yaml", near)
-    hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-    return whole_file(path, f"no such file{hint}")
+    if close:
+        return _absent(path, f"no such file; did you mean {path.parent / close[0]}?")
+    known = list(names)
+    if not known:
+        return _absent(path, "no such file")
+    close = get_close_matches(path.name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "; `testbed list` names those there are"
+    return _absent(path, f"no such file, and no scenario of the library has that name{hint}")
+
+
+def _absent(path: Path, message: str) -> ScenarioError:
+    """No line of it can be named."""
+    return ScenarioError(path, [Problem(0, 0, "", message)])
 
 
 class _Loader(yaml.SafeLoader):

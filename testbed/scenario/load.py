@@ -20,8 +20,15 @@ from .variants import merged, where_written
 __all__ = ["Problem", "ScenarioError", "find", "load"]
 
 
+LIBRARY = (Path(__file__).parents[1] / "scenarios").resolve()
+"""The scenarios that come with the testbed: the folder of that name at the top of the repository,
+which is a part of the installed package."""
+
+
 def find(paths: Iterable[Path]) -> list[Path]:
     """The scenario files that paths name: themselves, and those in folders, sorted.
+
+    A bare name that is no path (`rarp_ok`) is a scenario of the library.
 
     Raises:
         ScenarioError: a path is not there, or a folder has no scenario.
@@ -31,7 +38,12 @@ def find(paths: Iterable[Path]) -> list[Path]:
         try:
             found += _files(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise not_there(path) from error
+            if len(path.parts) != 1 or path.suffix:
+                raise not_there(path) from error
+            library = {each.stem: each for each in sorted(LIBRARY.rglob("*.yaml"))}
+            if path.name not in library:
+                raise not_there(path, library) from error
+            found.append(library[path.name])
         except OSError as error:  # a folder on the way may not be looked into
             raise whole_file(path, f"cannot be read: {error.strerror}") from error
     return found

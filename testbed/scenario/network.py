@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from netns.rarp import RARP_FRAME_BYTES
+from testbed.netns.rarp import RARP_FRAME_BYTES
 
 from .model import Model, Natural, Positive, SideName, by_type, got, keyed
 from .qapi import EventName, MigrationStatus

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netns.rarp import MAC_OFFSETS
 from testbed.fault.plan import Side, StatePlace
 from testbed.lab.announce import (
     EVERY,
@@ -14,6 +13,7 @@ from testbed.lab.announce import (
     LinkUp,
     Port,
 )
+from testbed.netns.rarp import MAC_OFFSETS
 
 from . import network
 from .model import Model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netns.rarp import RARP_FRAME_BYTES
+from testbed.netns.rarp import RARP_FRAME_BYTES
 
 from . import network
 

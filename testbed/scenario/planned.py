@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .load import LIBRARY
 from .scenario import Scenario
 
 
@@ -28,7 +29,8 @@ class PlannedRun:
     def suite(self) -> str:
         """The file's folder as a dotted name, as CI systems group cases: `scenarios.network`.
 
-        It is relative to the working directory if the file is below that.
+        It is relative to the working directory if the file is below that; the library's is
+        `scenarios`, wherever it is installed.
         """
         parts = [part for part in _relative(self.scenario.path).parent.parts if part.strip("/.")]
         return ".".join(part.replace(".", "_") for part in parts) or "testbed"
@@ -69,4 +71,6 @@ def _numbered(runs: Sequence[tuple[Scenario, Path | None]]) -> Iterator[PlannedR
 
 def _relative(path: Path) -> Path:
     absolute, here = path.absolute(), Path.cwd()
+    if absolute.is_relative_to(LIBRARY):
+        return absolute.relative_to(LIBRARY.parent)
     return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

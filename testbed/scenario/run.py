@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from netns.inside import FOLDER
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.program import QEMU, Program, model, shared_accelerator
@@ -20,6 +19,7 @@ from testbed.lab.lab import Lab, LabPlan, SidePlan
 from testbed.lab.saved import SavedState
 from testbed.log import Event, Log, WaitExpired
 from testbed.model.profile import PROFILES
+from testbed.netns.inside import FOLDER
 from testbed.tasks import together
 
 from . import schema

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from netns.inside import FOLDER, SandboxSide
-from netns.require import missing
-from netns.sandbox import Sandbox, SandboxBroke, SandboxRefused, enter_command
 from testbed import tasks
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, QEMU, Program, qemu
 from testbed.files import new_text_file
 from testbed.lab.limits import refused, too_low
 from testbed.log import Event, Log
+from testbed.netns.inside import FOLDER, SandboxSide
+from testbed.netns.require import missing
+from testbed.netns.sandbox import Sandbox, SandboxBroke, SandboxRefused, enter_command
 
 from .detour import Detour, detour
 from .expect import as_played, judge, watched, why_unknown

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from netns.probe import Outage
 from testbed.log import Event, Log, WaitExpired, matches
+from testbed.netns.probe import Outage
 
 from . import schema
 from .scenario import Scenario

@@ -110,7 +110,7 @@ def test_check_says_what_is_wrong_and_where(bad: Path) -> None:
 def test_a_file_that_is_not_there_is_said(name: str) -> None:
     done = command(name, "nosuch.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("nosuch.yaml:1:1: no such file")
+    assert done.stderr.startswith("nosuch.yaml: no such file")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,33 @@ def test_the_model_takes_its_arguments_as_they_are() -> None:
     done = command("model", "-no-such-option")
     assert done.returncode == 1
     assert "no-such-option" in done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])
+def test_it_helps_who_asks_for_nothing(words: tuple[str, ...]) -> None:
+    done = command(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+    assert "run " in done.stdout
+
+
+def test_it_says_its_version() -> None:
+    done = command("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"testbed, version \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_a_scenario_of_the_library_has_a_name_everywhere() -> None:
+    done = command("check", "rarp_ok", "precopy_ok")
+    assert done.stdout == "2 scenarios: nothing wrong\n"
+    done = command("check", "rarp_okk")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rarp_okk: no such file, and no scenario of the library has that name; did you mean "
+        "rarp_ok?\n",
+    )
+    done = command("check", "nothing_like_it")
+    assert "; `testbed list` names those there are" in done.stderr
 
 
 def test_check_names_scenarios_of_one_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ QUICK = "description: it\nmode: precopy\nexpect: {verdict: completed}\n"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nosuch.yaml"], "nosuch.yaml:1:1: no such file"),
+        (["nosuch.yaml"], "nosuch.yaml: no such file"),
         (["scenarios", "-j", "0"], "'--jobs'"),
         (["scenarios", "--json", "nosuch/it.json"], "nosuch/it.json"),
         (["scenarios", "--endpoint", "qemu", "--profile", "2.9"], "--profile is a model's"),

@@ -131,7 +131,7 @@ GOOD = ("--listen", f"{LOOPBACK}:0", "--upstream", f"{LOOPBACK}:1")
         ((*GOOD, "--nbd-listen", "x", "--nbd-upstream", ":1"), 2, "--nbd-listen: not an address"),
         ((*GOOD, "--record", "/proc/it"), 2, "/proc/it: cannot be recorded into"),
         ((*GOOD, "--json-log", "/nosuch/it"), 2, "/nosuch/it: cannot be written: No such file"),
-        ((*GOOD, "--faults", "nosuch.yaml"), 2, "nosuch.yaml:1:1: no such file"),
+        ((*GOOD, "--faults", "nosuch.yaml"), 2, "nosuch.yaml: no such file"),
         (("--listen", "h\udcff:1", "--upstream", ":1"), 2, "not an address: 'h\\udcff:1'"),
         (("--listen", ":0", "--upstream", "h\udcff:1"), 2, "not an address: 'h\\udcff:1'"),
         (("--listen", "192.0.2.1:1", "--upstream", ":1"), 3, "192.0.2.1:1: cannot be listened on"),

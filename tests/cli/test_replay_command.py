@@ -69,7 +69,7 @@ def test_what_is_refused_fails_unless_that_was_expected(faults: Path) -> None:
         (["--to", ":1", "--profile", "2.9"], "--profile is a model's"),
         (["--qemu", "'"], "--qemu: No closing quotation"),
         (["--model", "--parameter", "x"], "--parameter: expected NAME=VALUE, got 'x'"),
-        (["--model", "--faults", "nosuch.yaml"], "nosuch.yaml:1:1: no such file"),
+        (["--model", "--faults", "nosuch.yaml"], "nosuch.yaml: no such file"),
         (["--model", "--json", "nosuch/it.json"], "nosuch/it.json: cannot be written"),
         (["--model", "--migration", "2"], "no migration 2: there is 1"),
         (["--model", "--within", "0"], "'--within'"),

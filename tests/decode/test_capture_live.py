@@ -10,8 +10,8 @@ from decode_helpers import holed, joined
 from scapy.utils import RawPcapWriter
 from wire_helpers import recorded
 
-from netns.namespace import Namespace
 from testbed.decode.sources import open_source
+from testbed.netns.namespace import Namespace
 
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netns.namespace import Namespace
 from testbed.endpoint import process as process_module
 from testbed.endpoint.base import EndpointError
 from testbed.endpoint.process import LINE_BYTES_MAX, LineSplitter, Process
 from testbed.log import Log
+from testbed.netns.namespace import Namespace
 
 
 def facts(log, kind):

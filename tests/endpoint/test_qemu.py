@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from netns.links import tap, up
-from netns.namespace import Namespace
 from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
 from testbed.endpoint.identity import identify
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.qemu import Qemu
 from testbed.log import Log, WaitExpired
+from testbed.netns.links import tap, up
+from testbed.netns.namespace import Namespace
 
 MACHINE = MachineSpec(memory_bytes=32 << 20, accelerator="tcg")
 

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 from netns_helpers import GUEST_MAC, drained, rarp, true_within
 
-from netns.forwarding import forwarding_table
-from netns.topology import BRIDGE, Topology
 from testbed.fault.plan import Side, StatePlace
 from testbed.lab.announce import AnnounceFaults, Forged, LinkUp, Port
 from testbed.lab.interpose import InterposedUplink, interposed_uplink
 from testbed.log import Log
+from testbed.netns.forwarding import forwarding_table
+from testbed.netns.topology import BRIDGE, Topology
 
 pytestmark = pytest.mark.live
 

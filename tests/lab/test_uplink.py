@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from netns.interposer import Direction, Drop, Instead, Outgoing, Pass, Verdict
-from netns.rarp import rarp_frame
 from testbed.fault.plan import Side, StatePlace
 from testbed.lab import uplink
 from testbed.lab.announce import (
@@ -21,6 +19,8 @@ from testbed.lab.announce import (
 )
 from testbed.lab.uplink import UplinkRule
 from testbed.log import Log
+from testbed.netns.interposer import Direction, Drop, Instead, Outgoing, Pass, Verdict
+from testbed.netns.rarp import rarp_frame
 
 MAC, OTHER = "52:54:00:12:34:56", "52:54:00:aa:bb:cc"
 FRAME = rarp_frame(MAC)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from netns import capture as capture_module
 from testbed import log as log_module
 from testbed.lab.lab import Lab
+from testbed.netns import capture as capture_module
 from testbed.scenario.load import load
 from testbed.scenario.result import Result
 from testbed.scenario.session import Options, run
@@ -54,7 +54,7 @@ def test_a_capture_that_lost_frames_asserts_nothing_about_them(
 
 FULL_DISK = """
 import sys
-from netns.kernel import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
+from testbed.netns.kernel import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
 unshare(CLONE_NEWNS)
 mount("none", "/", "", MS_REC | MS_PRIVATE)
 mount("tmpfs", "/mnt", "tmpfs", options="size=20k")

@@ -4,8 +4,6 @@ import asyncio
 import socket
 from contextlib import aclosing, asynccontextmanager, suppress
 
-from netns.links import tap
-from netns.namespace import Namespace
 from testbed.endpoint.base import MachineSpec
 from testbed.endpoint.qemu import Qemu
 from testbed.guest import GuestSpec, boot_image, check_memory, stamps_said
@@ -13,6 +11,8 @@ from testbed.lab.saved import read_saved
 from testbed.model.guest.guest import Guest
 from testbed.model.machines.machine import Nic, build
 from testbed.model.profile import PROFILES
+from testbed.netns.links import tap
+from testbed.netns.namespace import Namespace
 from testbed.wire import MainChannel, recut
 from testbed.wire.element import Payload, RamBlock, SectionHeader, SectionType
 

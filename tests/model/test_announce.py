@@ -11,7 +11,6 @@ from guest_helpers import machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netns.capture import decode, rarp_problems
 from testbed.guest import GuestSpec
 from testbed.model.guest.announce import (
     TIMERS_MAX,
@@ -20,6 +19,7 @@ from testbed.model.guest.announce import (
     Announcer,
     announcement,
 )
+from testbed.netns.capture import decode, rarp_problems
 
 MACS = {"nic0": bytes.fromhex("525400123456"), "e1000.0": bytes.fromhex("525400123457")}
 FIRST, SECOND = MACS.values()

@@ -13,16 +13,16 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 from netns_helpers import GUEST_MAC, numbered, packet_socket, run_inside, true_within
 
-from netns import links
-from netns.capture import ETHERTYPE_RARP, capture, rarp_problems
-from netns.forwarding import forwarding_table
-from netns.namespace import Namespace
-from netns.topology import BRIDGE, UPLINK, Topology
 from testbed.model.guest.announce import Announcer
 from testbed.model.guest.network import NetworkStack, checksum, guest_address
 from testbed.model.process import tap as module
 from testbed.model.process.nic import Nic
 from testbed.model.process.tap import Tap, TapRefused
+from testbed.netns import links
+from testbed.netns.capture import ETHERTYPE_RARP, capture, rarp_problems
+from testbed.netns.forwarding import forwarding_table
+from testbed.netns.namespace import Namespace
+from testbed.netns.topology import BRIDGE, UPLINK, Topology
 
 pytestmark = pytest.mark.live
 

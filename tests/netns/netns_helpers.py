@@ -6,8 +6,8 @@ import socket
 import subprocess
 import time
 
-from netns.capture import ETHERTYPE_RARP
-from netns.namespace import Namespace
+from testbed.netns.capture import ETHERTYPE_RARP
+from testbed.netns.namespace import Namespace
 
 GUEST_MAC = "52:54:00:12:34:56"
 

@@ -12,7 +12,7 @@ import stat
 import sys
 from pathlib import Path
 
-from netns.kernel import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mount, unshare
+from testbed.netns.kernel import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mount, unshare
 
 NOBODY = 65534
 TUN = os.makedev(10, 200)

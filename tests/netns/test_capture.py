@@ -12,13 +12,13 @@ import pytest
 from netns_helpers import GUEST_MAC, numbered, packet_socket, rarp, true_within
 from scapy.utils import RawPcapReader
 
-from netns import capture as capture_module
-from netns.capture import Losses, capture, decode, rarp_problems
-from netns.inside import SandboxSide
-from netns.kernel import mount
-from netns.sandbox import Sandbox
-from netns.topology import UPLINK, Topology
 from testbed import tasks
+from testbed.netns import capture as capture_module
+from testbed.netns.capture import Losses, capture, decode, rarp_problems
+from testbed.netns.inside import SandboxSide
+from testbed.netns.kernel import mount
+from testbed.netns.sandbox import Sandbox
+from testbed.netns.topology import UPLINK, Topology
 
 PORTS = ("source", "destination", "client")
 
@@ -66,9 +66,9 @@ def test_a_frame_that_is_cut_short_is_a_problem_and_no_error(length):
 
 def test_importing_the_room_does_not_import_scapy():
     code = (
-        "import sys, pkgutil, importlib, netns\n"
-        "for module in pkgutil.iter_modules(netns.__path__):\n"
-        "    importlib.import_module(f'netns.{module.name}')\n"
+        "import sys, pkgutil, importlib, testbed.netns\n"
+        "for module in pkgutil.iter_modules(testbed.netns.__path__):\n"
+        "    importlib.import_module(f'testbed.netns.{module.name}')\n"
         "sys.exit('scapy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

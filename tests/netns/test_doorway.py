@@ -6,8 +6,8 @@ import os
 import select
 import socket
 
-from netns.doorway import Doorway
-from netns.sandbox import Sandbox
+from testbed.netns.doorway import Doorway
+from testbed.netns.sandbox import Sandbox
 
 LOOPBACK = "127.0.0.1"
 WITHIN_S = 10

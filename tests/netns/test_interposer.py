@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 from netns_helpers import drained, numbered, run_inside, true_within
 
-from netns import interposer, links
-from netns.interposer import (
+from testbed.netns import interposer, links
+from testbed.netns.interposer import (
     LOST,
     Direction,
     Drop,
@@ -20,8 +20,8 @@ from netns.interposer import (
     Pass,
     interposed,
 )
-from netns.namespace import Namespace
-from netns.topology import BRIDGE, CLIENT_ADDRESS, Topology
+from testbed.netns.namespace import Namespace
+from testbed.netns.topology import BRIDGE, CLIENT_ADDRESS, Topology
 
 pytestmark = pytest.mark.live
 

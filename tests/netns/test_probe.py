@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netns_helpers import GUEST_MAC, numbered, packet_socket, rarp, true_within
 
-from netns.forwarding import forwarding_table
-from netns.interposer import Direction, Drop, Pass, interposed
-from netns.probe import Fate, Interval, Probe, probing
-from netns.topology import BRIDGE, UPLINK, Topology
+from testbed.netns.forwarding import forwarding_table
+from testbed.netns.interposer import Direction, Drop, Pass, interposed
+from testbed.netns.probe import Fate, Interval, Probe, probing
+from testbed.netns.topology import BRIDGE, UPLINK, Topology
 
 FATES = {
     "R": {"destination"},

@@ -3,8 +3,8 @@
 import pytest
 from netns_helpers import GUEST_MAC, rarp
 
-from netns.capture import decode, rarp_problems
-from netns.rarp import MAC_OFFSETS, is_rarp, rarp_frame
+from testbed.netns.capture import decode, rarp_problems
+from testbed.netns.rarp import MAC_OFFSETS, is_rarp, rarp_frame
 
 OTHER = "52:54:00:aa:bb:cc"
 

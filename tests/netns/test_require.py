@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from netns.require import missing, probe_features
+from testbed.netns.require import missing, probe_features
 
 pytestmark = pytest.mark.live
 
@@ -18,15 +18,15 @@ HERE = Path(__file__).parent
 FEATURES = """
 import json
 from dataclasses import asdict
-from netns.require import missing, probe_features
+from testbed.netns.require import missing, probe_features
 features = {feature.name: asdict(feature) for feature in probe_features()}
 print(json.dumps([features, [feature.name for feature in missing()]]))
 """
 TOPOLOGY = """
 import asyncio, os, subprocess
-from netns.sandbox import Sandbox, enter_command
-from netns.inside import FOLDER
-from netns.topology import Topology
+from testbed.netns.sandbox import Sandbox, enter_command
+from testbed.netns.inside import FOLDER
+from testbed.netns.topology import Topology
 
 def work(side):
     async def main():

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from netns import inside
-from netns.inside import FOLDER, WORK_RAISED
-from netns.sandbox import Sandbox, SandboxBroke, enter_command
-from netns.topology import Topology
+from testbed.netns import inside
+from testbed.netns.inside import FOLDER, WORK_RAISED
+from testbed.netns.sandbox import Sandbox, SandboxBroke, enter_command
+from testbed.netns.topology import Topology
 
 pytestmark = pytest.mark.live
 
@@ -185,9 +185,9 @@ def test_a_sandbox_that_somebody_ends_while_it_is_set_up_says_so(monkeypatch):
 ODD_NAME = b"/mnt/a b\\c\nd\xff\xc3\xa9"
 ODD_MOUNTS = """
 import os, subprocess, sys
-from netns import inside
-from netns.kernel import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mount, unshare
-from netns.sandbox import Sandbox
+from testbed.netns import inside
+from testbed.netns.kernel import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mount, unshare
+from testbed.netns.sandbox import Sandbox
 
 name = bytes.fromhex(sys.argv[1])
 unshare(CLONE_NEWNS)
@@ -287,7 +287,7 @@ def test_two_at_once_do_not_touch_each_other():
 COMMAND = """
 import os, sys
 sys.path[:0] = {path!r}
-from netns.sandbox import Sandbox
+from testbed.netns.sandbox import Sandbox
 from test_sandbox import topology_that_stays, read_all
 with Sandbox.start(topology_that_stays) as sandbox:
     print(sandbox._guard_pid, sandbox.pid, flush=True)

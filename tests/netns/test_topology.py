@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 import pytest
 from netns_helpers import GUEST_MAC, drained, packet_socket, rarp, run_inside, true_within
 
-from netns import links
-from netns.forwarding import forwarding_table
-from netns.interposer import Pass, interposed
-from netns.namespace import Namespace
-from netns.topology import (
+from testbed.netns import links
+from testbed.netns.forwarding import forwarding_table
+from testbed.netns.interposer import Pass, interposed
+from testbed.netns.namespace import Namespace
+from testbed.netns.topology import (
     BRIDGE,
     CLIENT_ADDRESS,
     DESTINATION_ADDRESS,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from judge_helpers import Run, scenario
 
-from netns.probe import Fate, Interval, Outage
 from testbed.log import Log
+from testbed.netns.probe import Fate, Interval, Outage
 from testbed.scenario import settling
 from testbed.scenario.schema import OutageExpectation
 from testbed.scenario.settling import Needs, is_decided, last_due_s, needs_of, schedule_s, settled

@@ -57,6 +57,63 @@ def test_without_root_and_without_packages_setup_names_them(
         assert (package in done.stderr) is (words == ())
 
 
+def clone_that_is_set_up(folder: Path) -> Path:
+    """A clone whose environment is made already; `python3` is a word that says its version."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    command = folder / ".venv" / "bin" / "testbed"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    files = (folder / "pyproject.toml").read_bytes() + (folder / "scripts" / "setup").read_bytes()
+    sums = subprocess.run(["cksum"], input=files, capture_output=True, check=True).stdout.decode()
+    (folder / ".venv" / "setup-stamp").write_text(f"{sums}Python 3.11.2\n{folder}")
+    return folder
+
+
+@pytest.mark.live
+def test_setup_leaves_the_command_of_another_clone_unless_it_is_told_otherwise(
+    tmp_path: Path,
+) -> None:
+    tools, home = tmp_path / "bin", tmp_path / "home"
+    tools.mkdir()
+    for name in ("sh", "id", "dirname", "cat", "cksum", "readlink", "mkdir", "ln"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    python = tools / "python3"
+    python.write_text('#!/bin/sh\n[ "$1" != --version ] || echo Python 3.11.2\n')
+    python.chmod(0o755)
+    first, second = (clone_that_is_set_up(tmp_path / name) for name in ("first", "second"))
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+
+    def setup(clone: Path, *words: str) -> str:
+        done = subprocess.run(
+            [clone / "scripts" / "setup", *words, "models"],
+            env={"PATH": str(tools), "HOME": str(home)},
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    link = home / ".local" / "bin" / "testbed"
+    assert setup(first) == f"setup: the command is {link}\n"
+    assert setup(first) == ""
+    told = setup(second)
+    assert f"{link} leads to {first}/.venv/bin/testbed and stays" in told
+    assert link.readlink() == first / ".venv" / "bin" / "testbed"
+    assert setup(second, "--command") == f"setup: the command is {link}\n"
+    assert link.readlink() == second / ".venv" / "bin" / "testbed"
+    shutil.rmtree(second)
+    assert setup(first) == f"setup: the command is {link}\n"  # the other one leads nowhere now
+
+
 def test_the_vagrant_machine_is_set_up_by_the_same_script() -> None:
     assert 'inline: "/vagrant/scripts/setup"' in (ROOT / "Vagrantfile").read_text()
 
