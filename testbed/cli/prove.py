@@ -106,6 +106,6 @@ def _exit_code(proofs: Sequence[Proof]) -> int:
     outcomes = {proof.outcome for proof in proofs}
     if outcomes & {Outcome.UNPROVED, Outcome.FAILED}:
         return EXIT_FAILED
-    if Outcome.LACKING in outcomes:
+    if Outcome.SKIPPED in outcomes:
         return EXIT_LACKS
     return EXIT_UNKNOWN if Outcome.UNKNOWN in outcomes else 0

@@ -15,6 +15,7 @@ from .shared import (
     EXIT_INTERRUPTED,
     EXIT_LACKS,
     EXIT_UNKNOWN,
+    EXIT_USAGE,
     PATH,
     go_on_in_background,
     loaded,
@@ -123,6 +124,8 @@ def _exit_code(results: Sequence[Result]) -> int:
     outcomes = [(result.passed, result.lacks) for result in results]
     if any(passed is False for passed, _ in outcomes):
         return EXIT_FAILED
+    if any(result.refused is not None for result in results):
+        return EXIT_USAGE
     if any(lacks is not None for _, lacks in outcomes):
         return EXIT_LACKS
     return EXIT_UNKNOWN if any(passed is None for passed, _ in outcomes) else 0

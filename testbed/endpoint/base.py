@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,6 +34,26 @@ class EndpointError(Exception):
         if self.advice:
             lines.append(f"  {self.advice}")
         return "\n".join(lines)
+
+
+class ScenarioRefused(EndpointError):
+    """The endpoint does not know something that it was to have: a device, a capability, a property.
+
+    No other machine would help: whoever asked for it has to ask for something else. `capabilities`
+    are those that it does not have.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: str = "",
+        stderr: str = "",
+        advice: str = "",
+        capabilities: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message, command=command, stderr=stderr, advice=advice)
+        self.capabilities = frozenset(capabilities)
 
 
 class QmpRefused(Exception):

@@ -7,6 +7,7 @@ begins (`program.py`). Ends with its block: by QMP `quit`, and by SIGKILL if tha
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.log import Log, WaitExpired
 
-from .base import Endpoint, EndpointError, MachineSpec, QmpRefused
+from .base import Endpoint, EndpointError, MachineSpec, QmpRefused, ScenarioRefused
 from .command_line import Inherited, boot_disk, command_line, given_command_line
 from .kvm import choose_accelerator
 from .process import Process
@@ -36,6 +37,15 @@ NO_SANDBOX = (
     "--untrusted needs a QEMU that was built with seccomp, and a kernel that has it: take another "
     "QEMU, or run only scenarios that you trust, without --untrusted."
 )
+
+UNKNOWN_ARGUMENT = re.compile(
+    r"is not a valid device model name|unsupported machine type|Property '[^']*' not found"
+    r"|invalid option|Invalid parameter '"
+)
+"""What QEMU says of an argument that it does not know, and ends with status 1: `qdev-monitor.c`,
+`softmmu/vl.c`, `qom/object.c` (7.2; the same from 5.2 to 11.1)."""
+UNEXPECTED = "is unexpected"
+"""What QMP says of an argument that a command does not have (`qapi/qobject-input-visitor.c`)."""
 
 QUIT_WITHIN_S = 0.5
 """Then SIGKILL: nothing that a QEMU of ours holds is worth more of the user's time."""
@@ -211,17 +221,20 @@ class Qemu(Endpoint):
         A capability that it does not have is off.
 
         Raises:
-            EndpointError: it lacks a capability that is to be on, or refused a value.
+            ScenarioRefused: it does not know a capability that is to be on, or a parameter.
+            EndpointError: it refused a value.
         """
         answer = await self.command("query-migrate-capabilities")
         known = {entry["capability"] for entry in answer}
         wanted = {"events": True, **capabilities}
         lacking = sorted(name for name, on in wanted.items() if on and name not in known)
         if lacking:
-            raise self._error(
-                f"{self._name} has no capability {', '.join(map(repr, lacking))}; "
+            raise ScenarioRefused(
+                f"{self.side}: {self._name} has no capability {', '.join(map(repr, lacking))}; "
                 f"it has: {', '.join(sorted(known))}",
-                advice="Do without it, or take another QEMU.",
+                advice="Do without it, or take another QEMU; `requires: {capabilities: [..]}` in "
+                "the scenario leaves it out where there is none.",
+                capabilities=lacking,
             )
         states = [
             {"capability": name, "state": state} for name, state in wanted.items() if name in known
@@ -231,6 +244,8 @@ class Qemu(Endpoint):
             if parameters:
                 await self.command("migrate-set-parameters", parameters)
         except QmpRefused as error:
+            if error.desc.endswith(UNEXPECTED):
+                raise ScenarioRefused(f"{self.side}: {self._name} refused {error}") from error
             raise self._error(f"{self._name} refused {error}") from error
 
     def save_again(self) -> AsyncIterator[bytes]:
@@ -279,7 +294,14 @@ class Qemu(Endpoint):
         # support is disabled", "failed to install seccomp syscall filter in the kernel".
         said = self._process.stderr_tail
         lacks = "-sandbox" in self._argv and ("sandbox" in said or "seccomp" in said)
-        return self._error(f"it ended {how} {when}", advice=NO_SANDBOX if lacks else "")
+        error = self._error(f"it ended {how} {when}", advice=NO_SANDBOX if lacks else "")
+        unknown = [line for line in said.splitlines() if UNKNOWN_ARGUMENT.search(line)]
+        if status == 1 and unknown:
+            return ScenarioRefused(
+                f"{self.side}: it does not know what it was started with: {unknown[-1]}",
+                command=error.command,
+            )
+        return error
 
     def _error(self, what: str, advice: str = "") -> EndpointError:
         return EndpointError(

@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     UNPROVED = "UNPROVED"
     FAILED = "FAILED"  # it does not pass as it is
     UNKNOWN = "unknown"
-    LACKING = "lacking"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,10 @@ class Proof:
     def outcome(self) -> Outcome:
         """What they say together."""
         own = self.trials[0].result
+        if own.refused is not None:
+            return Outcome.FAILED
         if any(trial.result.lacks is not None for trial in self.trials):
-            return Outcome.LACKING
+            return Outcome.SKIPPED
         if own.passed is False:
             return Outcome.FAILED
         if self.gaps:

@@ -27,7 +27,13 @@ from .story import story
 from .unblocked import Unblocked
 from .words import failure_lines, invariant_lines, outcome, printable
 
-OUTCOMES = {"passed": "green", "FAILED": "bold red", "unknown": "yellow", "lacking": "yellow"}
+OUTCOMES = {
+    "passed": "green",
+    "FAILED": "bold red",
+    "invalid": "bold red",
+    "unknown": "yellow",
+    "skipped": "yellow",
+}
 PROOFS = {"proved": "green", "UNPROVED": "bold red"}
 STYLES = {**OUTCOMES, **PROOFS, "ok": "green", "missing": "red", "absent": "yellow"}
 ERASE = "\r\x1b[2K"
@@ -140,7 +146,7 @@ class Console:
         """
         self._erase()
         self._live = None
-        if told and result.lacks is None:
+        if told and result.lacks is None and result.refused is None:
             for line in story(result.log):
                 self._rich.print(printable(line))
         self._worded(

@@ -47,6 +47,7 @@ def write_json(
             "folder": None if result.folder is None else str(result.folder),
             "reason": result.reason,
             "lacks": result.lacks,
+            "refused": result.refused,
             "checks": [
                 {
                     "name": check.name,

@@ -38,9 +38,11 @@ FRAME = " |+-"
 
 
 def outcome(result: Result) -> str:
-    """`passed`, `FAILED`, `unknown`, or `lacking` for a run that the environment prevented."""
+    """One of the outcomes of `docs/reports.md`."""
+    if result.refused is not None:
+        return "invalid"
     if result.lacks is not None:
-        return "lacking"
+        return "skipped"
     return {True: "passed", False: "FAILED", None: "unknown"}[result.passed]
 
 
@@ -84,6 +86,8 @@ def reason_line(result: Result) -> str:
     What the destination refused, where it should not have; else the first check that failed; or of
     a traceback the error.
     """
+    if result.refused is not None:
+        return printable(next(iter(result.refused.splitlines()), ""))
     if result.lacks is not None:
         return printable(next(iter(result.lacks.splitlines()), "the environment lacks something"))
     if (cause := refusal(result)) is not None:
@@ -160,6 +164,10 @@ def failure_lines(result: Result) -> Iterator[str]:
 
 
 def _failure_lines(result: Result) -> Iterator[str]:
+    if result.refused is not None:
+        yield from result.refused.splitlines()
+        yield f"repeat: {result.repeat_command}"
+        return
     if result.lacks is not None:
         yield from result.lacks.splitlines()
         yield "`testbed doctor` says what this machine offers, and how to get what it lacks"

@@ -14,7 +14,7 @@ from .document import Document, KeyPath, Problem, ScenarioError, not_there, whol
 from .faults import plan_fault
 from .scenario import Scenario, Variant
 from .sense import problems
-from .sentences import translated
+from .sentences import THE_KEY, translated
 from .variants import merged, where_written
 
 __all__ = ["Problem", "ScenarioError", "find", "load"]
@@ -127,7 +127,12 @@ def _checked(written: Any, places: _Places) -> Scenario:
         ),
         places.where,
     )
-    found = [places.problem(at, message) for at, message in problems(scenario)]
+    found = [
+        places.problem(at[:-1], message, key=True)
+        if at[-1:] == (THE_KEY,)
+        else places.problem(at, message)
+        for at, message in problems(scenario)
+    ]
     if found:
         raise ScenarioError(path, found)
     return scenario

@@ -46,7 +46,8 @@ class Result:
 
     `passed` is None where the testbed could not tell; `lacks` says what the environment lacks, if
     that is why nothing ran. `invariants` has all nine, or none if no attempt came to an end.
-    `folder` has the run's files, if they are kept.
+    `folder` has the run's files, if they are kept. `refused` says what of the scenario an endpoint
+    does not know: it is the scenario that has to be changed.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Result:
     lacks: str | None = None
     invariants: tuple[Invariant, ...] = ()
     folder: Path | None = None
+    refused: str | None = None
 
     @property
     def passed(self) -> bool | None:

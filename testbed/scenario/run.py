@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused
+from testbed.endpoint.base import EndpointError, MachineSpec, QmpRefused, ScenarioRefused
 from testbed.endpoint.kvm import choose_accelerator
 from testbed.endpoint.program import QEMU, Program, model, shared_accelerator
 from testbed.endpoint.qemu import Qemu
@@ -130,6 +130,7 @@ async def play(
 
     Raises:
         Lacks: the environment lacks something that the scenario needs.
+        ScenarioRefused: an endpoint does not know a device or capability of the scenario.
         EndpointError: an endpoint could not be started.
         OSError: the environment refused a namespace, link or socket.
     """
@@ -139,7 +140,13 @@ async def play(
     async with Lab.build(lab_plan(scenario, settings, folder, accelerator), log, detour) as lab:
         _check_versions(scenario, lab)
         played = scenario.between(lab.source.version, lab.destination.version)
-        await lab.configure(played.capabilities, played.parameters)
+        try:
+            await lab.configure(played.capabilities, played.parameters)
+        except ScenarioRefused as refused:
+            required = scenario.model.requires.capabilities
+            if refused.capabilities and refused.capabilities <= {*required}:
+                raise Lacks(refused.message) from refused
+            raise
         await Play(played, lab, log).run()
         if hold is not None:
             await lab.wake()

@@ -114,6 +114,7 @@ class Requires(Model):
 
     qemu: Range = "*"
     endpoint: Literal["model", "qemu"] | None = None
+    capabilities: list[Hyphened] = Field(default_factory=list)
 
 
 # Steps

@@ -10,9 +10,12 @@ from . import places, schema
 from .fault_sense import Finding, fault_problems, places_of
 from .faults import place_of
 from .machine_sense import guest_problems
-from .model import Model
+from .model import Model, did_you_mean
 from .network_sense import network_problems
+from .qapi import CAPABILITIES, KNOWN_VERSIONS, PARAMETERS
 from .scenario import Scenario
+from .sentences import THE_KEY
+from .units import VersionRange
 
 POSTCOPY_COMMANDS = (
     "POSTCOPY_ADVISE",
@@ -37,11 +40,30 @@ def problems(scenario: Scenario) -> Iterator[Finding]:
     yield from _steps(scenario)
     yield from _expectations(scenario)
     yield from _unchecked(scenario)
+    yield from _names(scenario.model)
     model = scenario.model
     if model.mode == "precopy" and model.capabilities.get("postcopy-ram"):
         yield ("capabilities", "postcopy-ram"), "the scenario's `mode` is precopy"
     if model.mode == "postcopy" and model.capabilities.get("postcopy-ram") is False:
         yield ("capabilities", "postcopy-ram"), "the scenario's `mode` is postcopy, it needs this"
+
+
+def _names(model: schema.ScenarioModel) -> Iterator[Finding]:
+    """Names of capabilities and parameters that no QEMU has.
+
+    What is for later versions only may say those that these will have.
+    """
+    versions = VersionRange.parse(model.requires.qemu)
+    if not any(versions.matches(each) for each in KNOWN_VERSIONS):
+        return
+    for name in model.capabilities:
+        if name not in (*CAPABILITIES, *model.requires.capabilities):
+            said = f"no capability of QEMU 2.9 to 11.1{did_you_mean(name, CAPABILITIES)}"
+            yield ("capabilities", name, THE_KEY), said
+    for name in model.parameters:
+        if name not in PARAMETERS:
+            said = f"no migration parameter of QEMU 2.9 to 11.1{did_you_mean(name, PARAMETERS)}"
+            yield ("parameters", name, THE_KEY), said
 
 
 def _unchecked(scenario: Scenario) -> Iterator[Finding]:

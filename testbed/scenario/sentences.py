@@ -19,6 +19,10 @@ class Placing(Protocol):
         ...
 
 
+THE_KEY = "[key]"
+"""What pydantic ends a path with whose last key is wrong, and not what stands there."""
+
+
 def translated(error: ValidationError, problem: Placing) -> Iterator[Problem]:
     """The problems that a validation found, in people's words."""
     for finding in error.errors(include_url=False):
@@ -27,6 +31,8 @@ def translated(error: ValidationError, problem: Placing) -> Iterator[Problem]:
             yield problem(at, finding["msg"], key=True)
         elif kind == "missing":
             yield problem(at[:-1], f"`{at[-1]}` is missing")
+        elif at[-1:] == (THE_KEY,):
+            yield problem(at[:-1], _sentence(kind, finding), key=True)
         else:
             yield problem(at, _sentence(kind, finding))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from testbed import tasks
-from testbed.endpoint.base import EndpointError
+from testbed.endpoint.base import EndpointError, ScenarioRefused
 from testbed.endpoint.program import DEFAULT_PROFILE, MODEL, QEMU, Program, qemu
 from testbed.files import new_text_file
 from testbed.lab.limits import refused, too_low
@@ -163,6 +163,9 @@ def _write_end(log: Log, error: BaseException) -> None:
     testbed's own trouble, and no reason to skip a case.
     """
     if log.first("attempt-began") is None:
+        if isinstance(error, ScenarioRefused):
+            log.write("run", "run-refused", what=str(error))
+            return
         if isinstance(error, (EndpointError, Lacks)):
             log.write("run", "run-lacks", what=str(error))
             return
@@ -318,6 +321,7 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         log.add(_event(log, "run-broke", **_own_error(error)))
         verdict, checks = "unknown", []
     lacks = log.first("run-lacks")
+    not_known = log.first("run-refused")
     broke = log.first("run-broke")
     refused = log.first("step-refused")
     reason = ""
@@ -357,6 +361,7 @@ def _result(scenario: Scenario, options: Options, log: Log, duration_s: float) -
         None if lacks is None else _lacking(lacks),
         tuple(invariants),
         options.folder,
+        None if not_known is None else not_known.facts["what"],
     )
 
 

@@ -249,21 +249,21 @@ def test_a_qemu_that_is_not_there_is_one_clear_message_and_status_3(tmp_path: Pa
     assert done.stderr == ""
     assert "/nosuch" in done.stdout
     assert "Traceback" not in done.stdout
-    assert '"outcome": "lacking"' in report.read_text()
+    assert '"outcome": "skipped"' in report.read_text()
 
 
 @pytest.mark.live
 def test_on_a_terminal_a_live_line_says_what_runs() -> None:
     written = on_a_terminal("run", "--source-qemu", "/nosuch", "scenarios/precopy_ok.yaml")
     assert "\r\x1b[2Kprecopy_ok  " in written
-    assert "\x1b[33mlacking" in written
+    assert "\x1b[33mskipped" in written
 
 
 @pytest.mark.live
 def test_no_color_is_respected_on_a_terminal() -> None:
     arguments = ("run", "--source-qemu", "/nosuch", "scenarios/precopy_ok.yaml")
     written = on_a_terminal(*arguments, NO_COLOR="1")
-    assert "lacking" in written
+    assert "skipped" in written
     assert "\x1b[33m" not in written
 
 

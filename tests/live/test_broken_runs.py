@@ -72,7 +72,7 @@ def test_a_full_disk_ends_no_run_and_makes_it_unknown() -> None:
     first, *lines = done.stdout.splitlines()
     assert first.startswith("unknown  precopy_ok ")
     assert "    /mnt/precopy_ok: cannot be written: No space left on device" in lines
-    assert any(line.startswith("lacking  slow_link ") for line in lines)
+    assert any(line.startswith("skipped  slow_link ") for line in lines)
 
 
 def test_a_full_log_keeps_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:

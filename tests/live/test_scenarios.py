@@ -210,6 +210,43 @@ def test_a_qemu_that_is_not_there_is_one_clear_sentence_and_status_3() -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+NOT_KNOWN = """\
+description: it asks for something that the endpoints do not have
+mode: precopy
+{asks}
+expect: {{verdict: completed}}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--endpoint", "qemu")], ids=["model", "QEMU"])
+@pytest.mark.parametrize(
+    ("asks", "outcome", "status", "said"),
+    [
+        ("guest: {devices: [no-such-device]}", "invalid", 2, "'no-such-device' is not a valid de"),
+        ("capabilities: {switchover-ack: true}", "invalid", 2, "no capability 'switchover-ack'"),
+        (
+            "capabilities: {switchover-ack: true}\nrequires: {capabilities: [switchover-ack]}",
+            "skipped",
+            3,
+            "no capability 'switchover-ack'",
+        ),
+        ("parameters: {cpr-exec-command: [a]}", "invalid", 2, "'cpr-exec-command' is unexpected"),
+    ],
+)
+def test_what_the_endpoints_do_not_know_is_a_mistake_unless_it_is_required(
+    tmp_path: Path, options: tuple[str, ...], asks: str, outcome: str, status: int, said: str
+) -> None:
+    path, junit = tmp_path / "it.yaml", tmp_path / "junit.xml"
+    path.write_text(NOT_KNOWN.format(asks=asks))
+    done = command("run", path, "--junit", junit, *options)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert f"1 {outcome}" in done.stdout
+    told = ET.parse(junit).getroot().find("testsuite/testcase/*")
+    assert told is not None
+    assert told.tag == ("error" if outcome == "invalid" else "skipped")
+    assert said in told.get("message", "")
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=lambda by: by.name)
 def test_a_run_that_is_ended_leaves_no_process_and_no_green_report(
     tmp_path: Path, by: signal.Signals

@@ -190,7 +190,7 @@ def test_the_summary_counts_each_outcome() -> None:
     file = io.StringIO()
     outcomes = [result(PASSED), result(PASSED), result(FAILED), result(lacks="no QEMU")]
     Console(file).summary(outcomes)
-    assert file.getvalue() == "4 scenarios: 2 passed, 1 FAILED, 1 lacking in 5.0 s\n"
+    assert file.getvalue() == "4 scenarios: 2 passed, 1 FAILED, 1 skipped in 5.0 s\n"
 
 
 def test_a_listing_has_a_line_for_each_scenario(scenario: Scenario) -> None:

@@ -185,7 +185,7 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         "passed",
         "FAILED",
         "unknown",
-        "lacking",
+        "skipped",
         "unknown",
     ]
     assert read[1] == {
@@ -213,6 +213,7 @@ def test_json_has_the_keys_that_people_rely_on(tmp_path: Path) -> None:
         "reason": "",
         "invariants": [],
         "lacks": None,
+        "refused": None,
         "checks": [
             {
                 "name": "expect.verdict",

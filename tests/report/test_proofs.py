@@ -66,7 +66,7 @@ def test_of_a_single_one_it_is_told_what_noticed() -> None:
 
 def test_what_the_environment_lacks_is_told_as_by_a_run() -> None:
     lines = shown(proof(lacks="no QEMU here"))
-    assert lines[0].startswith("lacking  bad_footer_mark ")
+    assert lines[0].startswith("skipped  bad_footer_mark ")
     assert lines[1] == "    no QEMU here"
 
 

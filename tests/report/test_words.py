@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from report_helpers import FAILED, PASSED, UNSURE, WHERE, result, run_log
 
@@ -29,7 +31,8 @@ OF_A_GROUP = "  + Exception Group Traceback:\n    | TypeError: too many\n    +--
         (result(PASSED, FAILED, UNSURE), "FAILED"),
         (result(PASSED, UNSURE), "unknown"),
         (result(FAILED, verdict="unknown"), "unknown"),
-        (result(lacks="no QEMU"), "lacking"),
+        (result(lacks="no QEMU"), "skipped"),
+        (replace(result(), refused="no such device"), "invalid"),
     ],
 )
 def test_an_outcome_is_passed_only_if_every_check_did(given: Result, expected: str) -> None:

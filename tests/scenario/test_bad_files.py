@@ -48,6 +48,27 @@ WRONG = [
         id="yes is a word",
     ),
     pytest.param(
+        ("return-path: true", "multifdd: true"),
+        ["4:3: capabilities.multifdd: no capability of QEMU 2.9 to 11.1; did you mean `multifd`?"],
+        id="an unknown capability",
+    ),
+    pytest.param(
+        ("capabilities:\n  return-path: true", "parameters: {max-bandwidht: 1}"),
+        [
+            "3:14: parameters.max-bandwidht: no migration parameter of QEMU 2.9 to 11.1; did you "
+            "mean `max-bandwidth`?"
+        ],
+        id="an unknown parameter",
+    ),
+    pytest.param(
+        ("capabilities:\n  return-path: true", "parameters: {max_bandwidth: 1}"),
+        [
+            "3:14: parameters.max_bandwidth: expected a name of QEMU's such as return-path, got "
+            "'max_bandwidth'; did you mean `max-bandwidth`?"
+        ],
+        id="a parameter with an underscore",
+    ),
+    pytest.param(
         ("do: {set: 0x7d}", "do: explode"),
         [
             "8:9: faults[0].do: expected one of close, reset, half_close, blackhole, truncate, "

@@ -125,7 +125,7 @@ WRONG: list[tuple[str, str]] = [
     ("announce: {drop: [0]}", "4:21: network.announce.drop[0]: expected 1 or more, got 0"),
     (
         "announce: {delay: {x: 20ms}}",
-        "4:25: network.announce.delay.x: expected all, or a number from 1 on, got 'x'",
+        "4:22: network.announce.delay.x: expected all, or a number from 1 on, got 'x'",
     ),
     (
         "announce: {duplicate: {1: 1001}}",

@@ -38,7 +38,7 @@ REFUSED = [
     ("parameters: {cpr-exec-command: [sh, -c, id]}", "3:32: parameters.cpr-exec-command: "),
     ("parameters: {tls-creds: tls0}", "3:25: parameters.tls-creds: "),
     ("parameters: {mode: cpr-exec}", "3:20: parameters.mode: "),
-    ("parameters: {x: {y: 1}}", "3:17: parameters.x: "),
+    ("parameters: {mode: {y: 1}}", "3:20: parameters.mode: "),
     ("toxiproxy: {server: '192.0.2.1:80'}", "3:12: toxiproxy: "),
     (
         "variants: [{when: {source: '>=10.2'}, parameters: {cpr-exec-command: [sh]}}]",
@@ -48,7 +48,7 @@ REFUSED = [
 ALLOWED = [
     "guest: {devices: [edu, 'virtio-net-pci,id=a,mac=52:54:00:00:00:01,bus=pci.0,addr=0x5.0']}",
     "guest: {nic: 'virtio-net-pci,mq=on,vectors=4', machine: 'pc,usb=off,max-ram-below-4g=1G'}",
-    "parameters: {max-bandwidth: 16M, x-flag: true, downtime-limit: 300, multifd-channels: 4}",
+    "parameters: {max-bandwidth: 16M, x-checkpoint-delay: 20, multifd-channels: 4}",
     "parameters: {multifd-compression: zstd}",
 ]
 

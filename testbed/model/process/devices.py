@@ -7,7 +7,8 @@ each checked with the real one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from testbed.model.migration.registry import Registry
 from testbed.model.snapshots.snapshots import Drive
@@ -16,6 +17,8 @@ from testbed.vmstate import VmState
 from .command_line import Option
 
 DISK, NIC, NVME = "ide-hd", "virtio-net-pci", "nvme"
+ALIASES = {"virtio-net": NIC}
+"""On a machine with PCI (`softmmu/qdev-monitor.c`, `qdev_alias_table`)."""
 PROPERTIES = {
     DISK: ("drive", "bus", "unit", "bootindex", "serial", "model"),
     NIC: ("netdev", "mac", "bus", "bootindex", "romfile"),
@@ -26,6 +29,11 @@ FIRST_SLOTS = {"pc-i440fx": 2, "pc-q35": 1}
 """The first PCI slot that is free, by family; NICs and others take them in order."""
 MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 UNMIGRATABLE = VmState(NVME, unmigratable=True)
+
+
+def by_driver(devices: Iterable[Option]) -> list[Option]:
+    """Each device by the name of its driver, where it was given an alias."""
+    return [replace(device, first=ALIASES.get(device.first, device.first)) for device in devices]
 
 
 def check(devices: Sequence[Option], *, only_migratable: bool) -> None:

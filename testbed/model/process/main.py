@@ -145,6 +145,7 @@ def _write(text: str) -> int:
 
 async def _run(line: CommandLine, profile: Profile) -> int:
     with ExitStack() as stack:
+        line.devices = devices.by_driver(line.devices)
         devices.check(line.devices, only_migratable=line.only_migratable)
         sets = _descriptor_sets(line.fds)
         disks = drives.opened(line.drives, stack.enter_context(Images()), sets)
