@@ -93,7 +93,8 @@ TELLERS: dict[str, Callable[[Any], str | None]] = {
     "endpoint-ready": _ready,
     "toxiproxy": _toxiproxy,
     "migration-status": lambda facts: facts["status"],
-    "wait-expired": lambda facts: f"waited in vain for {facts['what']}",
+    "wait-ended": lambda facts: f"no longer waits for {facts['what']}: {facts['why']}",
+    "wait-expired": lambda facts: f"waited for {facts['what']}, which did not come",
     "qmp-event": _guest,
     "connection-opened": lambda facts: f"connection {facts['connection']}",
     "fault-struck": lambda facts: (

@@ -83,13 +83,15 @@ def log_lines(log: Log) -> Iterator[str]:
 def reason_line(result: Result) -> str:
     """Why a run did not pass, in one line.
 
-    What the destination refused, where it should not have; else the first check that failed; or of
-    a traceback the error.
+    A fault that never struck, without which nothing can be as expected; else what the destination
+    refused, where it should not have; else the first check that failed; else an error's last line.
     """
     if result.refused is not None:
         return printable(next(iter(result.refused.splitlines()), ""))
     if result.lacks is not None:
         return printable(next(iter(result.lacks.splitlines()), "the environment lacks something"))
+    if unstruck := [each for each in result.failures if each.name.startswith("faults.")]:
+        return printable(shortened(unstruck[0].got, TEXT_MAX))
     if (cause := refusal(result)) is not None:
         return printable(shortened(cause, TEXT_MAX))
     if result.passed is False:
@@ -172,6 +174,8 @@ def _failure_lines(result: Result) -> Iterator[str]:
         yield from result.lacks.splitlines()
         yield "`testbed doctor` says what this machine offers, and how to get what it lacks"
         return
+    unstruck = [each for each in result.failures if each.name.startswith("faults.")]
+    yield from (shortened(each.got, TEXT_MAX) for each in unstruck)
     reason = result.reason.splitlines()
     if len(reason) > REASON_LINES_MAX:
         yield "..."

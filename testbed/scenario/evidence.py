@@ -126,9 +126,8 @@ def _waited(log: Log) -> str | None:
     expired = log.first("wait-expired", "run", provided_for=None)
     for loss in (log.first(FULL), log.first("serial-cut")):
         if loss is not None and expired is not None and loss.number < expired.number:
-            return (
-                f"waited in vain for {expired.facts['what']}, but the log lost events before that"
-            )
+            what = expired.facts["what"]
+            return f"waited for {what}, which did not come, but the log lost events before that"
     return None
 
 

@@ -200,13 +200,17 @@ def _check_versions(scenario: Scenario, lab: Lab) -> None:
             )
 
 
-class SideEnded(Exception):
-    """A side that was waited for has ended: what was to come cannot come any more."""
+class NeverComes(Exception):
+    """What is waited for cannot come any more: the sentence says why."""
 
-    def __init__(self, what: str, event: Event) -> None:
-        how = event.facts.get("signal") or f"exit status {event.facts.get('status')}"
-        super().__init__(f"the {event.actor}'s process ended ({how}) at {event.at_s:.3f} s")
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(why)
         self.what = what
+
+
+def _end_of_process(event: Event) -> str:
+    how = event.facts.get("signal") or f"exit status {event.facts.get('status')}"
+    return f"the {event.actor}'s process ended ({how}) at {event.at_s:.3f} s"
 
 
 class Play:
@@ -229,7 +233,7 @@ class Play:
                     self._log.write("run", "step-began", step=step.name, number=number)
                     await self._step(step.step)
                 await self._network_settles()
-        except SideEnded as ended:
+        except NeverComes as ended:
             self._log.write("run", "wait-ended", what=ended.what, why=str(ended))
         except WaitExpired as expired:
             self._expired(expired)
@@ -329,7 +333,7 @@ class Play:
             waits = [self._settled(side, step.within) for side in ("source", "destination")]
         try:
             await together(*waits)
-        except SideEnded as ended:
+        except NeverComes as ended:
             if step.on_expiry is None:
                 raise
             self._log.write("run", "wait-ended", what=ended.what, why=str(ended))
@@ -353,25 +357,40 @@ class Play:
         """Wait until the side says one of the statuses.
 
         Raises:
-            SideEnded: its process ended, and it cannot say so any more.
+            NeverComes: its process ended, or both sides have completed: it cannot say so any more.
         """
         what = f"the {side} to be {' or '.join(statuses)}"
+        since = self._last_status(side) if statuses != ["active"] else self._since
+
+        def is_wanted(event: Event) -> bool:
+            says = event.actor == side and event.kind == "migration-status"
+            return says and event.facts["status"] in statuses
+
+        def is_over(event: Event) -> bool:
+            """True of a status after which the wanted one cannot come."""
+            if event.kind != "migration-status" or not self._both_completed():
+                return False
+            return not any(is_wanted(each) for each in self._log if each.number >= since)
+
         event = await self._log.wait(
             lambda event: (
-                event.actor == side
-                and (
-                    event.kind == "process-ended"
-                    or (event.kind == "migration-status" and event.facts["status"] in statuses)
-                )
+                is_wanted(event)
+                or (event.actor == side and event.kind == "process-ended")
+                or is_over(event)
             ),
             what=what,
             within_s=within_s,
-            since=self._last_status(side) if statuses != ["active"] else self._since,
+            since=since,
         )
         if event.kind == "process-ended":
-            raise SideEnded(what, event)
+            raise NeverComes(what, _end_of_process(event))
+        if not is_wanted(event):
+            raise NeverComes(what, f"both sides have completed, at {event.at_s:.3f} s the latter")
         if side in self._recovered:
             self._recovered[side] = event.number
+
+    def _both_completed(self) -> bool:
+        return all(self._statuses(end.side)[-1:] == ["completed"] for end in self._ends)
 
     def _last_status(self, side: str) -> int:
         """Where to look from: the side's present status counts, older ones do not.

@@ -151,6 +151,43 @@ def test_a_fault_that_never_struck_fails_its_scenario(tmp_path: Path) -> None:
     assert "the stream had START ram" in done.stdout
 
 
+PAUSE_THAT_NEVER_COMES = """
+description: The fault that is to pause the migration is for a page that there is not.
+mode: postcopy
+guest: {memory: 32M, working_set: 4M}
+faults:
+  - at: {block: pc.ram, page_record: 150000, field: data}
+    do: reset
+steps:
+  - wait_for_guest
+  - migrate
+  - start_postcopy
+  - wait: {source: postcopy-paused, destination: postcopy-paused}
+  - recover
+  - wait
+expect: {verdict: recovered}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--endpoint", "qemu")], ids=["model", "QEMU"])
+def test_a_wait_ends_when_both_sides_have_completed(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """It is no hang, and what is told first is the fault that never struck."""
+    path, junit = tmp_path / "it.yaml", tmp_path / "junit.xml"
+    path.write_text(PAUSE_THAT_NEVER_COMES)
+    done = command("run", path, "--junit", junit, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = done.stdout[done.stdout.index("FAILED ") :].splitlines()
+    assert told[0].endswith(" completed")
+    assert told[1].startswith("    fault 1 (fault_1) never fired: no page record 150000 of pc.ram ")
+    why = "no longer waited for the source to be postcopy-paused: both sides have completed"
+    assert told[2].strip().startswith(why)
+    failure = ET.parse(junit).getroot().find("testsuite/testcase/failure")
+    assert failure is not None
+    assert failure.get("message", "").startswith("fault 1 (fault_1) never fired: ")
+
+
 LATE_ANNOUNCEMENTS = """
 name: late
 description: Every announcement comes 600 ms late, and nobody has said how long to wait.
