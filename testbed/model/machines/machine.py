@@ -58,11 +58,23 @@ class MachineError(Exception):
     """A machine that cannot be; the text is QEMU's, without the program's name."""
 
 
+ROM_BYTES = 256 << 10
+"""Of `virtio-net-pci`'s option ROM, `efi-virtio.rom`, as a power of two (QEMU `hw/pci/pci.c`,
+`pci_add_option_rom`; 2.9 to 11.1)."""
+FIRST_SLOTS = {"pc-i440fx": 2, "pc-q35": 1}
+"""The first PCI slot that is free, by family; NICs and others take them in order."""
+
+
 class Nic(NamedTuple):
-    """A NIC: its device model, and its address as six numbers in hex with colons."""
+    """A NIC: its device model, and its address as six numbers in hex with colons.
+
+    With `rom` it has an option ROM, as it has unless QEMU is told `romfile=`. It is a block of
+    memory and comes along in a migration. Here nothing is in it.
+    """
 
     mac: str
     model: str = NIC_MODEL
+    rom: bool = False
 
 
 def machines(profile: Profile) -> Iterator[tuple[str, str]]:
@@ -124,7 +136,9 @@ def build(
     assert 1 <= cpus <= CPUS_MAX, f"{cpus} CPUs"
     _check(nics)
     recording = read(name)
-    memory = _memory(recording, memory_bytes)
+    slot = FIRST_SLOTS[name.rpartition("-")[0]]
+    roms = [f"0000:00:{slot + at:02x}.0/{NIC_MODEL}.rom" for at, nic in enumerate(nics) if nic.rom]
+    memory = _memory(recording, memory_bytes, roms)
     ram = Ram(memory, profile)
     shape = Shape(memory_bytes, cpus, tuple(_bytes(nic.mac) for nic in nics))
     before = read(name, power_on=True) if waits else None
@@ -181,11 +195,16 @@ def _bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def _memory(recording: Recording, memory_bytes: int) -> Memory:
+def _memory(recording: Recording, memory_bytes: int, roms: Sequence[str]) -> Memory:
+    """The blocks, and those of ROMs behind all that are not smaller, as QEMU sorts them."""
     memory = Memory()
+    left = list(roms)
     for block in recording.blocks:
         used = memory_bytes if block.idstr == MAIN_BLOCK else block.used_bytes
-        memory.add(block.idstr, used, max_bytes=BLOCK_BYTES_MAX.get(block.idstr))
+        most = BLOCK_BYTES_MAX.get(block.idstr)
+        while left and (most or used) < ROM_BYTES:
+            memory.add(left.pop(0), ROM_BYTES)
+        memory.add(block.idstr, used, max_bytes=most)
     return memory
 
 

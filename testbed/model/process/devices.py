@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from testbed.model.machines.machine import FIRST_SLOTS
 from testbed.model.migration.registry import Registry
 from testbed.model.snapshots.snapshots import Drive
 from testbed.vmstate import VmState
@@ -25,8 +26,6 @@ PROPERTIES = {
     NVME: ("serial", "drive", "bus", "bootindex"),
 }
 """By driver, beside the id."""
-FIRST_SLOTS = {"pc-i440fx": 2, "pc-q35": 1}
-"""The first PCI slot that is free, by family; NICs and others take them in order."""
 MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 UNMIGRATABLE = VmState(NVME, unmigratable=True)
 

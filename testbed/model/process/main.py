@@ -194,7 +194,7 @@ def _hardware(line: CommandLine, profile: Profile) -> Hardware:
     name = machine.resolve(profile, line.machine)
     check_machine(line, name)
     nics = [
-        machine.Nic(devices.mac(device, count))
+        machine.Nic(devices.mac(device, count), rom=device.values.get("romfile") != "")
         for count, device in enumerate(devices.nics(line.devices))
     ]
     disk = bool(devices.disks(line.devices)) or any(
