@@ -37,8 +37,16 @@ from .shared import (
 @click.option("--nbd-upstream", metavar="ADDR", help="Where the destination's NBD server is.")
 @click.option("--nbd-faults", type=PATH, metavar="FILE", help="Faults of its connections.")
 @click.option("--control", metavar="ADDR", help="Serve Toxiproxy's API and /metrics there.")
-@click.option("--control-public", is_flag=True, help="Even where other hosts can reach it.")
-@click.option("--seed", type=click.IntRange(0), help="Of chance and jitter.  [default: the file's]")
+@click.option(
+    "--control-public",
+    is_flag=True,
+    help="Allow --control on an address that other hosts can reach.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Seed of random faults and of jitter.  [default: the file's]",
+)
 @click.option("--json-log", type=PATH, metavar="FILE", help="All events, a JSON object a line.")
 def proxy_command(
     listen: str,

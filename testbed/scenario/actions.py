@@ -354,6 +354,20 @@ ACTION_WORDS: dict[str, Any] = {
     **dict.fromkeys(("truncate", "tarpit", "delete", "duplicate", "swap", "stale_page"), True),
 }
 """Those that are said by one word, and what it stands for."""
+ACTION_EXAMPLES = {
+    "half_close": "{half_close: {toward: destination}}",
+    "delay_accept": "{delay_accept: 500ms}",
+    "stall": "{stall: {for: 500ms, toward: both}}",
+    "latency": "{latency: {delay: 50ms, jitter: 10ms, toward: both}}",
+    "bandwidth": "{bandwidth: {rate: 10M, toward: destination}}",
+    "slice": "{slice: {size: 100, variation: 10, delay: 1ms}}",
+    "signal": "{signal: {side: destination, signal: KILL}}",
+    "set": "{set: 0x7d}",
+    "flip": '{flip: "80"}',
+    "insert": '{insert: {hex: "00"}}',
+    "replay": "{replay: {section: timer}}",
+}
+"""All others, as somebody would write them."""
 
 
 def _action(value: Any) -> Any:
@@ -363,7 +377,7 @@ def _action(value: Any) -> Any:
     if value in ACTION_WORDS:
         return {value: ACTION_WORDS[value]}
     if value in ACTIONS:
-        raise ValueError(f"{value} has something to say: write {{{value}: ...}}")
+        raise ValueError(f"{value} needs values, such as {ACTION_EXAMPLES[value]}")
     if hint := did_you_mean(value, ACTIONS):
         raise ValueError(f"no action {shown(value)}{hint}")
     raise ValueError(f"expected one of {', '.join(ACTIONS)}{got(value)}")

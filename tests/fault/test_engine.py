@@ -474,12 +474,12 @@ UNFIRED: list[tuple[Place, str]] = [
     ),
     (
         SectionPlace("*net", part="footer", byte=5),
-        "at the footer of FULL 0000:00:02.0/virtio-net, instance 0, section 7: byte 5 lies "
-        "outside: there are 5",
+        "at the footer of FULL 0000:00:02.0/virtio-net, instance 0, section 7: byte 5 is "
+        "outside: it has 5 bytes",
     ),
     (
         CommandPlace("PING", field="payload", byte=-5),
-        "at the command PING (1): byte -5 lies outside: there are 4",
+        "at the command PING (1): byte -5 is outside: it has 4 bytes",
     ),
     (
         SectionPlace("r?m", kind="part", part="payload", field="record"),
@@ -488,8 +488,8 @@ UNFIRED: list[tuple[Place, str]] = [
     ),
     (
         SectionPlace("ram", kind="part", part="payload", byte=1 << 20),
-        "at the footer of PART ram, instance 0, section 2: byte 1048576 lies outside: there are "
-        f"{len(FIRST_PART) - 10}",
+        "at the footer of PART ram, instance 0, section 2: byte 1048576 is outside: it has "
+        f"{len(FIRST_PART) - 10} bytes",
     ),
     (
         StatePlace(DESTINATION, event="RESUME", occurrence=2),

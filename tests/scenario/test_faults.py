@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from testbed.fault import plan
 from testbed.fault.plan import Channel, Side
 from testbed.fault.sentence import action_name
-from testbed.scenario.actions import ACTIONS
+from testbed.scenario.actions import ACTION_EXAMPLES, ACTION_WORDS, ACTIONS, Action
 from testbed.scenario.faults import plan_fault
 from testbed.scenario.faults_file import parse_fault
 from testbed.scenario.places import PLACES
@@ -215,7 +215,7 @@ REFUSED = [
     ("at", "connection: 0", "expected 1 or more, got 0"),
     ("at", "passed: 1M, page: 7", "say which: `page` or `passed`"),
     ("at", "offset: 1, direction: return-path", "unknown key `direction`"),
-    ("do", "half_close", "half_close has something to say: write {half_close: ...}"),
+    ("do", "half_close", "half_close needs values, such as {half_close: {toward: destination}}"),
     ("do", "half_close: {toward: both}", "'source' or 'destination'"),
     ("do", "delay_accept: 0s", "expected more than no time"),
     ("do", "bandwidth: {rate: 0}", "expected 1 byte or more"),
@@ -248,3 +248,9 @@ def test_a_page_that_is_put_in_has_no_more_than_a_page() -> None:
     planned(do={"insert": {"page": {"page": 0, "data": {"hex": "ff" * 4096}}}})
     with pytest.raises(ValidationError, match="expected 4096 bytes or less, a page, got 4097"):
         planned(do={"insert": {"page": {"page": 0, "data": {"hex": "ff" * 4097}}}})
+
+
+def test_every_action_can_be_written_as_a_word_or_has_an_example() -> None:
+    assert ACTION_WORDS.keys() | ACTION_EXAMPLES.keys() == ACTIONS.keys()
+    for example in ACTION_EXAMPLES.values():
+        TypeAdapter(Action).validate_python(yaml.safe_load(example))

@@ -1,4 +1,4 @@
-"""What a file says of the guest network: what it means, what is refused, what must come of it."""
+"""What a file says of the guest network: what it means, what is refused, what a run shows."""
 
 from __future__ import annotations
 

@@ -172,6 +172,11 @@ def _field(element: Element, name: str, known: Known) -> Range:
     raise Miss(f"it has no field {name!r}, only {some}" if names else "it has no fields")
 
 
+def outside(byte: int, size: int) -> str:
+    """Say that something of `size` bytes has no such byte."""
+    return f"byte {byte} is outside: it has {size} byte{'s' * (size != 1)}"
+
+
 def byte_of(found: Range, byte: int | None) -> Range:
     """A byte of a range; a negative one counts from its end.
 
@@ -182,7 +187,7 @@ def byte_of(found: Range, byte: int | None) -> Range:
         return found
     at = found.start + byte if byte >= 0 else found.end + byte
     if not found.start <= at < found.end:
-        raise Miss(f"byte {byte} lies outside: there are {found.end - found.start}")
+        raise Miss(outside(byte, found.end - found.start))
     return replace(found, start=at, end=at + 1, one_byte=True, bits=None)
 
 

@@ -7,7 +7,17 @@ from fnmatch import fnmatchcase
 from testbed.fault.plan import SectionPlace
 from testbed.wire.element import Element, Payload, SectionFooter, SectionHeader, SectionType
 
-from .place import FIELDS_SHOWN_MAX, Known, Matcher, Miss, Range, byte_at, byte_of, narrowed
+from .place import (
+    FIELDS_SHOWN_MAX,
+    Known,
+    Matcher,
+    Miss,
+    Range,
+    byte_at,
+    byte_of,
+    narrowed,
+    outside,
+)
 from .records import Records
 
 FOOTER_BYTES = 5
@@ -119,8 +129,8 @@ class SectionMatcher(Matcher):
         byte, part = self._place.byte, self._place.part
         if byte is None:
             return f"its {part} is empty"
-        size = payload_bytes if part == "payload" else f"{payload_bytes} between header and footer"
-        return f"byte {byte} lies outside: there are {size}"
+        between = "" if part == "payload" else " between header and footer"
+        return f"{outside(byte, payload_bytes)}{between}"
 
     def _in_payload(self, header: Element, element: Element, known: Known) -> Range | None:
         place = self._place
