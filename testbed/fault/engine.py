@@ -110,6 +110,11 @@ class FaultEngine:
         return self._ledger.device_sections
 
     @property
+    def altered_sections(self) -> dict[tuple[str, int], bytes]:
+        """Payloads of `device_sections` that a fault changed, as they left."""
+        return self._ledger.altered_sections
+
+    @property
     def sections_sent(self) -> SectionsSent:
         """The sections of the last stream, as the source sent them."""
         return self._ledger.sections

@@ -33,5 +33,10 @@ STATE_AT = 0x10000
 STATE = struct.Struct("<8sIII")  # magic, index, pass, ticks
 STATE_MAGIC = b"TBGSTATE"
 """There from the moment on when all pages are filled."""
+STATE_WORDS_BYTES = STATE.size + 4
+"""From the state page's first byte on: all that the guest writes there but its stack; the last word
+counts polls of COM1."""
+STACK_BYTES = 256
+"""At the state page's end. The guest needs some 80 (`boot.asm`: a line being printed, a tick)."""
 TICKS_PER_SECOND = 100
 TICKS_PER_LINE = 10

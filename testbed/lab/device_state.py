@@ -26,6 +26,10 @@ OUTSIDE = "(outside of its fields)"
 PAYLOAD = "(payload)"
 """Field of a payload of which no field is known."""
 VERSION = "(version_id)"
+UNUSED = "unused"
+"""Name, as of the vmdesc, of bytes that nobody reads (QEMU `VMSTATE_UNUSED_BUFFER`)."""
+RUN_STATE = "globalstate"
+"""Section of the run state, which is another one by the time when a machine is saved again."""
 RINGSIZE = "virtio/ringsize"
 RINGSIZE_HEAD = bytes((5, len(RINGSIZE))) + RINGSIZE.encode() + bytes((0, 0, 0, 1))
 RINGSIZE_BYTES = len(RINGSIZE_HEAD) + 1024 * 4
@@ -40,7 +44,8 @@ BYTES_SHOWN_MAX = 16
 class Difference:
     """One field that is otherwise: `at` are the bytes of it that differ, from its start.
 
-    `sent` or `held` is None where that side has no such field, or no such section.
+    `sent` or `held` is None where that side has no such field, or no such section. `is_loaded`:
+    `held` is what came to the machine, where that is known and what it holds is not.
     """
 
     idstr: str
@@ -49,6 +54,7 @@ class Difference:
     sent: bytes | None
     held: bytes | None
     at: tuple[int, ...] = ()
+    is_loaded: bool = False
 
     @property
     def is_of_section(self) -> bool:
@@ -70,7 +76,8 @@ class Difference:
             return f"{title}: {'never sent' if self.sent is None else 'not held'}"
         sent, held = _shown(self.sent, self.at), _shown(self.held, self.at)
         where = f", from byte {self.at[0]}" if self.at and self.at[0] else ""
-        return f"{title}, field {self.field}{where}: sent {sent}, held {held}"
+        verb = "loaded" if self.is_loaded else "held"
+        return f"{title}, field {self.field}{where}: sent {sent}, {verb} {held}"
 
 
 def _shown(data: bytes | None, at: tuple[int, ...]) -> str:
@@ -92,6 +99,23 @@ def differences(sent: Sections, held: Sections) -> Iterator[Difference]:
     for (idstr, instance), section in held.items():
         if (idstr, instance) not in sent:
             yield Difference(idstr, instance, "", None, section.payload)
+
+
+def altered(sent: Sections, came: Mapping[tuple[str, int], bytes]) -> Iterator[Difference]:
+    """What a fault changed on the way to a machine whose own state cannot be compared.
+
+    Args:
+        sent: what came from the source.
+        came: payloads as they left the proxy, of sections that a fault changed.
+
+    Yields:
+        Each difference in a field that a loader takes. Of `UNUSED` ones it skips the bytes.
+    """
+    for key, payload in came.items():
+        if key in sent:
+            for each in _between(sent[key], replace(sent[key], payload=payload)):
+                if not each.field.split(".")[-1].startswith(UNUSED):
+                    yield replace(each, is_loaded=True)
 
 
 def _between(sent: DeviceSection, held: DeviceSection) -> Iterator[Difference]:

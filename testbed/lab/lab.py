@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,7 +33,7 @@ from testbed.proxy import Proxy
 from testbed.tasks import Hosted, beside, hosting, together
 
 from .announce import AnnounceFaults
-from .device_state import Difference, differences, measured, told_apart
+from .device_state import RUN_STATE, Change, Difference, altered, differences, measured, told_apart
 from .heartbeat import ask_regularly
 from .interpose import InterposedUplink, interposed_uplink
 from .leaks import open_connections
@@ -394,8 +394,13 @@ class Lab:
             `version`, `exit_status` (None: it still exists) and, as far as it answers,
             `status` and `error_desc` of `query-migrate`, `run_state` of `query-status`, and
             `transferred`, in bytes. `silent` is True if it exists and does not answer.
+            `starts_paused` is True of one that runs no guest until it is told to (`-S`).
         """
-        facts: dict[str, Any] = {"version": list(end.version), "exit_status": end.exit_status}
+        facts: dict[str, Any] = {
+            "version": list(end.version),
+            "exit_status": end.exit_status,
+            "starts_paused": self._starts_paused(end),
+        }
         if end.exit_status is None:
             try:
                 answer = await end.command("query-migrate", within_s=OBSERVE_S)
@@ -408,6 +413,12 @@ class Lab:
                 facts["silent"] = end.exit_status is None
                 facts["exit_status"] = end.exit_status
         return facts
+
+    def _starts_paused(self, end: Qemu) -> bool:
+        machine = (self.plan.source if end is self.source else self.plan.destination).machine
+        if end is self.destination and self.attempt > 1:  # it is of the source's kind
+            machine = self.plan.source.machine
+        return machine.paused or "-S" in machine.arguments
 
     async def see_guest(self, end: Qemu) -> None:
         """Watch the guest where a side says that it runs, and write down whether it goes on."""
@@ -554,7 +565,8 @@ class Lab:
     def check_device_state(self, end: Qemu, saved: SavedState) -> None:
         """Compare the device state that `end` holds with what the source sent, by section.
 
-        Where its guest has run only which sections there are can be compared.
+        Where its guest has run only which sections there are can be compared, and what faults made
+        of their content on the way. The run state is compared so in any case.
         """
         sent = self._device_state_sent()
         if (why := self.engine.sections_sent.unread) is not None or not sent:
@@ -573,6 +585,8 @@ class Lab:
         if ran:
             found = (each for each in found if each.is_of_section)
         wrong, explained = told_apart(found, changes)
+        harmful, harmless = self._altered(sent, changes, ran=ran)
+        wrong, explained = wrong + harmful, explained + harmless
         self._log.write(
             end.side,
             "device-state-checked",
@@ -589,6 +603,19 @@ class Lab:
                 )
             ],
         )
+
+    def _altered(
+        self, sent: Mapping[tuple[str, int], DeviceSection], changes: Sequence[Change], *, ran: bool
+    ) -> tuple[list[Difference], list[tuple[Difference, Change]]]:
+        """What faults made of content that cannot be compared with what the machine holds."""
+        came = {
+            key: payload
+            for key, payload in self.engine.altered_sections.items()
+            if ran or key[0] == RUN_STATE
+        }
+        # That a machine saves another run state says nothing about the one that it loaded.
+        known = [change for change in changes if change.idstr != RUN_STATE]
+        return told_apart(altered(sent, came), known)
 
     def _device_state_sent(self) -> dict[tuple[str, int], DeviceSection]:
         """The FULL sections as the source sent them, with their fields as far as a vmdesc tells."""

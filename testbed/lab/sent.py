@@ -15,7 +15,14 @@ from hashlib import blake2b
 from mmap import mmap
 
 from testbed.guest import GuestSpec
-from testbed.guest.rule import FIRST_PAGE, PAGE_BYTES, STATE_AT
+from testbed.guest.rule import (
+    FIRST_PAGE,
+    PAGE_BYTES,
+    STACK_BYTES,
+    STATE_AT,
+    STATE_WORDS_BYTES,
+)
+from testbed.wire import xbzrle
 from testbed.wire.element import PageRun, RamBlock, RamFlag, RamPage
 from testbed.wire.runs import offsets_bytes, pages, zeros
 
@@ -25,6 +32,9 @@ DIGESTS_MAX = 1 << 20
 """Pages whose digest is kept: 4 GiB that are no rule's. Firmware and tables are some 300."""
 FINDINGS_MAX = 8
 ZEROS = bytes(PAGE_BYTES)
+STEADY = slice(STATE_WORDS_BYTES, PAGE_BYTES - STACK_BYTES)
+"""Of the state page: what a guest that runs on does not write to."""
+NOT_AS_SENT = "it is not as it was sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class SentMemory:
 
     Args:
         guest: whose working set is checked by its rule. It lies in the largest block, as does its
-            state page, which a guest that runs on changes.
+            state page, whose first words and last ones (its stack) a guest that runs on changes.
     """
 
     def __init__(self, guest: GuestSpec) -> None:
@@ -64,6 +74,7 @@ class SentMemory:
         self._main = ""
         self._digests: dict[str, dict[int, bytes | None]] = {}
         self._count = 0
+        self._state_page = ZEROS  # as it was sent last; no bytes: not known
 
     def block(self, block: RamBlock) -> None:
         """Remember its size; the guest's memory is the largest of them."""
@@ -94,6 +105,8 @@ class SentMemory:
             self._take(page.block, page.offset_bytes, page.data)
         elif page.flags & RamFlag.COMPRESS_PAGE:
             self._take(page.block, page.offset_bytes, _unpacked(page.data))
+        elif page.block == self._main and page.offset_bytes == STATE_AT:
+            self._take(page.block, page.offset_bytes, _changed(self._state_page, page.data))
         else:
             self._take(page.block, page.offset_bytes, b"")
 
@@ -116,6 +129,8 @@ class SentMemory:
 
     def zeros(self, block: str, offsets_bytes: Sequence[int]) -> None:
         """These pages are zero now."""
+        if block == self._main and STATE_AT in offsets_bytes:
+            self._state_page = ZEROS
         known = self._digests.get(block)
         if known is None:
             return
@@ -133,6 +148,8 @@ class SentMemory:
             return
         known = self._digests.setdefault(block, {})
         page = None if data is None else bytes(data)
+        if block == self._main and offset == STATE_AT:
+            self._state_page = ZEROS if page is None else page
         if page is None or (page and page == ZEROS):
             self._forget(known, offset)
             return
@@ -160,7 +177,7 @@ class SentMemory:
 
         Args:
             held: its blocks by name, as it saved them.
-            ran: its guest has run, and may have written to its state page, and to nothing else.
+            ran: its guest has run, and may have written its state and its stack, and nothing else.
             written: offsets of its pages that may be other than zero; None: all.
         """
         if not self._sizes:
@@ -176,11 +193,16 @@ class SentMemory:
                 continue
             known = self._digests.get(name, {})
             may_differ = None if written is None else {*known, *written[name]}
-            for offset in self._offsets(name, size, ran=ran):
+            for offset in self._offsets(name, size):
                 if may_differ is not None and offset not in may_differ:
                     compared += 1
                     continue
                 page = bytes(held[name][offset : offset + PAGE_BYTES])
+                if ran and name == self._main and offset == STATE_AT and self._state_page:
+                    compared += 1
+                    if page[STEADY] != self._state_page[STEADY]:
+                        findings.append(f"page {offset // PAGE_BYTES} of {name}: {NOT_AS_SENT}")
+                    continue
                 if offset in known and known[offset] is None:
                     unknown += 1
                     continue
@@ -189,13 +211,13 @@ class SentMemory:
                     findings.append(f"page {offset // PAGE_BYTES} of {name}: {why}")
         return SentReport(compared, unknown, len(findings), tuple(findings[:FINDINGS_MAX]))
 
-    def _offsets(self, name: str, size: int, *, ran: bool) -> Iterator[int]:
+    def _offsets(self, name: str, size: int) -> Iterator[int]:
         """Of the pages of a block that are no rule's."""
         step = PAGE_BYTES
         if name != self._main:
             yield from range(0, size, step)
             return
-        yield from (at for at in range(0, self._start, step) if not (ran and at == STATE_AT))
+        yield from range(0, self._start, step)
         yield from range(self._end, size, step)
 
 
@@ -206,11 +228,19 @@ def _difference(sent: bytes | None, page: bytes) -> str | None:
         return None if is_zero else "a page of zeroes was sent, it holds another"
     if is_zero:
         return "it holds a page of zeroes, another was sent"
-    return None if _digest(page) == sent else "it is not as it was sent"
+    return None if _digest(page) == sent else NOT_AS_SENT
 
 
 def _digest(page: bytes) -> bytes:
     return blake2b(page, digest_size=DIGEST_BYTES).digest()
+
+
+def _changed(page: bytes, difference: bytes) -> bytes:
+    """What XBZRLE makes of a page; nothing, if that is not known."""
+    try:
+        return xbzrle.decode(page, difference) if page else b""
+    except xbzrle.XbzrleError:
+        return b""
 
 
 def _unpacked(data: bytes) -> bytes:

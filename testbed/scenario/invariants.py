@@ -156,6 +156,7 @@ def _no_copy(events: Sequence[Event]) -> Iterator[str]:
     ran = completed = False
     alive = {"source": True, "destination": True}
     source_lost_at: float | None = None
+    asked = _asked_to_end(events)
     for event in events:
         if event.kind == "attempt-began":
             ran, completed, alive["destination"] = False, False, True
@@ -164,7 +165,7 @@ def _no_copy(events: Sequence[Event]) -> Iterator[str]:
         elif _says(event, "destination", "completed"):
             completed, source_lost_at = True, None
         ended = _ends(event)
-        if ended not in alive or not alive[ended] or event.facts.get("asked"):
+        if ended not in alive or not alive[ended] or event.number in asked:
             continue
         alive[ended] = False
         if ended == "source" and not completed:
@@ -173,6 +174,23 @@ def _no_copy(events: Sequence[Event]) -> Iterator[str]:
             yield f"the destination ended at {event.at_s:.3f} s, and had the newest state alone"
     if source_lost_at is not None:
         yield f"the source ended at {source_lost_at:.3f} s, and the destination never completed"
+
+
+def _asked_to_end(events: Sequence[Event]) -> set[int]:
+    """Numbers of the events that are the end of a process which the testbed itself ended.
+
+    It does so before the teardown with the destination of an attempt that a `retry` follows.
+    """
+    found: set[int] = set()
+    shut_down: dict[str, int] = {}
+    for event in events:
+        if qmp_name(event) == "SHUTDOWN":
+            shut_down[event.actor] = event.number
+        elif event.kind == "process-ended":
+            announced = shut_down.pop(event.actor, event.number)
+            if event.facts.get("asked"):
+                found |= {event.number, announced}
+    return found
 
 
 def _says(event: Event, side: str, status: str) -> bool:
@@ -293,14 +311,23 @@ def _no_silent_success(ended: Sequence[Attempt], events: Sequence[Event]) -> Inv
 
 def _not_looked_at(attempt: Attempt, events: Sequence[Event]) -> str | None:
     """Say what of an arrived guest nobody compared, or None if all of it was."""
-    if attempt.intact is None:
-        failed = (event.facts["error"] for event in events if event.kind == "save-failed")
-        return next(failed, "memory was not looked at")
+    for what, found in (("memory", attempt.intact), ("device state", attempt.equal)):
+        if found is None:
+            why = next(_why_not_looked_at(events, what.replace(" ", "_")), "it was not looked at")
+            return f"{what}: {why}"
     if attempt.pages_unwatched is not None:
         return f"pages beside the working set: {attempt.pages_unwatched}"
     if attempt.loading.unwatched is not None:
         return f"the sections that were loaded: {attempt.loading.unwatched}"
     return None
+
+
+def _why_not_looked_at(events: Sequence[Event], what: str) -> Iterator[str]:
+    for event in events:
+        if event.kind == "save-failed":
+            yield event.facts["error"]
+        elif event.kind == "unchecked" and event.facts["what"] == what:
+            yield event.facts["why"]
 
 
 def _announced(run: Run, events: Sequence[Event]) -> Invariant:

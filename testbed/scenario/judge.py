@@ -14,8 +14,9 @@ The order of precedence, and why it is that one. The first that holds is the ver
  4. `hang`: a side was still waiting at the end of its bound, or an event that the scenario waited
     for did not come. What the sides would become is not known, so no ending is claimed.
  5. Where the destination has the guest: `crash` if it ended by itself and no fault had struck,
-    `guest-lost` if it ended for another reason or its guest does not go on. Death comes before
-    `corrupt`: wrong memory is of no interest in a guest that does not run.
+    `guest-lost` if it ended for another reason, holds a guest stopped that ran at the source (and
+    was not started with `-S`), or its guest does not go on. Death comes before `corrupt`: wrong
+    memory is of no interest in a guest that does not run.
  6. `corrupt`: the guest goes on, and its memory, device state or loaded sections are wrong.
  7. `recovered`, or else `completed`.
  8. Where the source has the guest: `guest-lost` if the guest does not go on there, `failed-clean`
@@ -60,6 +61,8 @@ class SideState:
     signals: frozenset[int] = frozenset()  # that faults of the scenario sent to it
     ran: bool = False  # it ran the guest at some time of the attempt; a destination by its RESUME
     alive: bool | None = None  # its guest was seen to go on; None: nobody looked
+    stopped: bool = False  # it stopped a guest that ran (its STOP)
+    starts_paused: bool = False  # it runs no guest until it is told to (`-S`)
 
     @property
     def last_status(self) -> str | None:
@@ -147,6 +150,8 @@ class Attempt:
         destination = self.destination
         if not destination.running and destination.run_state not in HOLDS_STOPPED:
             return "guest-lost"  # io-error, internal-error, guest-panicked, shutdown, ...
+        if not destination.running and self.source.stopped and not destination.starts_paused:
+            return "guest-lost"  # it ran at the source, and nobody said that it shall not run here
         if destination.running and destination.alive is not True:
             return "unknown" if destination.alive is None else "guest-lost"
         if False in (self.intact, self.equal, self.loading.outcome):
@@ -207,15 +212,18 @@ def _attempt(number: int, said: list[Event], looked: list[Event]) -> Attempt:
         _all_of(looked, "device-state-checked", "equal"),
         loaded,
         (*_details(looked), *loaded.problems),
-        next(
-            (
-                event.facts["others_unwatched"]
-                for event in looked
-                if event.kind == "memory-checked" and event.facts.get("others_unwatched")
-            ),
-            None,
-        ),
+        next(_unwatched(looked), None),
     )
+
+
+def _unwatched(looked: Iterable[Event]) -> Iterator[str]:
+    """Why pages beside the working set were not compared."""
+    for event in looked:
+        if event.kind == "memory-checked":
+            if (why := event.facts.get("others_unwatched")) is not None:
+                yield why
+            elif unknown := event.facts.get("others_unknown"):
+                yield f"{unknown} came packed, or as a difference, and were not read"
 
 
 def _details(looked: Iterable[Event]) -> Iterator[str]:
@@ -262,13 +270,15 @@ def _side(side: str, said: list[Event], looked: list[Event]) -> SideState:
             for event in (*said, *looked)
             if event.kind == "signal-sent" and event.facts["side"] == side
         ),
-        any(_is_resume(event) for event in own),
+        any(_is(event, "RESUME") for event in own),
         _all_of(own, "guest-seen", "alive"),
+        any(_is(event, "STOP") for event in own),
+        bool(seen.get("starts_paused")),
     )
 
 
-def _is_resume(event: Event) -> bool:
-    return event.kind == "qmp-event" and event.facts["event"] == "RESUME"
+def _is(event: Event, name: str) -> bool:
+    return event.kind == "qmp-event" and event.facts["event"] == name
 
 
 def _ended_later(side: str, looked: Iterable[Event]) -> int | None:

@@ -1,5 +1,6 @@
 """The fault engine in playbooks: bytes in, exact commands out."""
 
+from dataclasses import replace
 from typing import TypeGuard
 
 import pytest
@@ -16,6 +17,7 @@ from testbed.fault.plan import (
     Close,
     CommandPlace,
     Delete,
+    Duplicate,
     ElementPlace,
     Fault,
     FlipBits,
@@ -30,6 +32,7 @@ from testbed.fault.plan import (
     SetField,
     Stall,
     StatePlace,
+    Swap,
     Truncate,
 )
 from testbed.wire import ChannelKind, build_command, build_message, encode
@@ -630,6 +633,51 @@ def test_device_sections_are_those_of_the_last_stream() -> None:
         ("serial", 0): b"of the FIFO",
     }
     assert engine.layout is not None
+
+
+TIMER_KEY, NET_KEY = ("timer", 0), ("0000:00:02.0/virtio-net", 0)
+PAYLOAD = SectionPlace("timer", part="payload")
+OTHER = SectionPlace("*/virtio-net", part="payload")
+
+
+@pytest.mark.parametrize(
+    ("faults", "altered"),
+    [
+        pytest.param([], {}, id="none"),
+        pytest.param(
+            [fault(replace(PAYLOAD, byte=2), FlipBits(b"\x01"))], {TIMER_KEY: b"tiler's state"}
+        ),
+        pytest.param(
+            [fault(replace(PAYLOAD, byte=0), SetField(b"T"))], {TIMER_KEY: b"Timer's state"}
+        ),
+        ([fault(PAYLOAD, Insert(b"my "))], {TIMER_KEY: b"my timer's state"}),
+        ([fault(PAYLOAD, Delete())], {TIMER_KEY: b""}),
+        (
+            [
+                Fault(replace(PAYLOAD, byte=0), SetField(b"T"), "one"),
+                Fault(replace(PAYLOAD, byte=-1), SetField(b"E"), "two"),
+                Fault(replace(OTHER, byte=0), SetField(b"R"), "three"),
+            ],
+            {TIMER_KEY: b"Timer's statE", NET_KEY: b"Ring \x7e\0\0\0 index"},
+        ),
+        (
+            [fault(ElementPlace("payload", name="timer"), Swap())],
+            {TIMER_KEY: b"ring \x7e\0\0\0 index", NET_KEY: b"timer's state"},
+        ),
+        pytest.param([fault(SectionPlace("timer"), Delete())], {}, id="of the whole section"),
+        pytest.param([fault(SectionPlace("timer"), Duplicate())], {}, id="twice"),
+        pytest.param([fault(SectionPlace("timer"), Swap())], {}, id="in another order"),
+        pytest.param([fault(replace(PAYLOAD, byte=3), Stall(1.0))], {}, id="none of content"),
+    ],
+)
+def test_what_faults_made_of_device_sections_is_known(
+    faults: list[Fault], altered: dict[tuple[str, int], bytes]
+) -> None:
+    engine = FaultEngine(tuple(faults))
+    through(engine, [STREAM])
+    assert engine.altered_sections == altered
+    through(engine, [PACKAGE])
+    assert engine.altered_sections == {}, "another stream begins"
 
 
 def test_sections_are_told_as_the_source_sent_them() -> None:

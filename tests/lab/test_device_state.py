@@ -11,6 +11,7 @@ from testbed.lab.device_state import (
     RINGSIZE_HEAD,
     Change,
     Difference,
+    altered,
     differences,
     measured,
     read_changes,
@@ -119,6 +120,22 @@ def test_every_byte_counts(
 @pytest.mark.parametrize("at", range(len(PAYLOAD)))
 def test_whatever_byte_is_flipped_it_is_found(at: int) -> None:
     assert len(found(section(), section(flipped(at)))) == 1
+
+
+def test_what_a_fault_made_of_a_section_is_told_by_field() -> None:
+    sent = {KEY: section()}
+    assert list(altered(sent, {})) == []
+    assert list(altered(sent, {("never sent", 0): b""})) == []
+    (one,) = altered(sent, {KEY: flipped(1)})
+    assert str(one) == f"{NAME}, field a, from byte 1: sent 010203, loaded 000203"
+
+
+def test_bytes_that_no_loader_reads_are_not_altered_state() -> None:
+    fields = (("a", 0, 4), ("unused", 4, 2), ("c.unused", 6, 6))
+    sent = {KEY: section(fields=fields)}
+    assert list(altered(sent, {KEY: flipped(4)})) == []
+    assert list(altered(sent, {KEY: flipped(9)})) == []
+    assert len(list(altered(sent, {KEY: flipped(0)}))) == 1
 
 
 def virtio(*, ringsize: bool, tail: bytes = b"tail") -> DeviceSection:

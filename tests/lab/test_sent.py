@@ -14,10 +14,10 @@ from wire_helpers import parse, pieces, recorded, steps
 from testbed.fault.engine import FaultEngine
 from testbed.fault.plan import Fault, FlipBits, PagePlace
 from testbed.guest import GuestSpec
-from testbed.guest.rule import FIRST_PAGE, PAGE_BYTES, STATE_AT
+from testbed.guest.rule import FIRST_PAGE, PAGE_BYTES, STACK_BYTES, STATE_AT, STATE_WORDS_BYTES
 from testbed.lab import sent
 from testbed.lab.sent import SentMemory
-from testbed.wire import ChannelKind, MainChannel, MultifdChannel, PreemptChannel
+from testbed.wire import ChannelKind, MainChannel, MultifdChannel, PreemptChannel, xbzrle
 from testbed.wire.element import RamBlock, RamFlag, RamPage
 from testbed.wire.packet import MultifdPacket, MultifdPages
 
@@ -149,11 +149,44 @@ def test_the_working_set_is_the_rules_and_the_state_page_the_guests() -> None:
     memory, blocks = witnessed([(MAIN, SMALL)]), held([(MAIN, SMALL)])
     blocks["pc.ram"][COVERED[0] + 5] ^= 1
     assert memory.compare(blocks, ran=False).damaged == 0
-    blocks["pc.ram"][STATE_AT + 3000] ^= 1
+    for at in (STATE_WORDS_BYTES - 1, PAGE_BYTES - STACK_BYTES, PAGE_BYTES - 1):
+        blocks["pc.ram"][STATE_AT + at] ^= 1
     assert memory.compare(blocks, ran=True).damaged == 0
     assert memory.compare(blocks, ran=False).findings == (
         f"page {STATE_AT // PAGE_BYTES} of pc.ram: a page of zeroes was sent, it holds another",
     )
+
+
+@pytest.mark.parametrize("ran", [True, False])
+@pytest.mark.parametrize("at", [STATE_WORDS_BYTES, PAGE_BYTES - STACK_BYTES - 1])
+def test_of_the_state_page_only_its_words_and_the_stack_are_the_guests(ran: bool, at: int) -> None:
+    memory, blocks = witnessed([(MAIN, SMALL)]), held([(MAIN, SMALL)])
+    blocks["pc.ram"][STATE_AT + at] ^= 1
+    (finding,) = memory.compare(blocks, ran=ran).findings
+    assert finding.startswith(f"page {STATE_AT // PAGE_BYTES} of pc.ram: ")
+
+
+def test_a_state_page_that_came_as_a_difference_is_known() -> None:
+    memory = SentMemory(GUEST)
+    memory.block(RamBlock("pc.ram", 16 << 20))
+    first = bytes(range(256)) * 16
+    then = bytes(255 - each for each in first[:40]) + first[40:]
+    difference = xbzrle.encode(first, then)
+    assert difference is not None
+    memory.page(RamPage("pc.ram", STATE_AT, RamFlag.PAGE, first))
+    memory.page(RamPage("pc.ram", STATE_AT, RamFlag.XBZRLE, difference))
+    blocks = {"pc.ram": bytearray(16 << 20)}
+    blocks["pc.ram"][STATE_AT : STATE_AT + PAGE_BYTES] = then
+    for ran in (True, False):
+        report = memory.compare(blocks, ran=ran)
+        assert (report.damaged, report.unknown) == (0, 0)
+    blocks["pc.ram"][STATE_AT + 39] ^= 1
+    assert memory.compare(blocks, ran=True).damaged == 1
+    memory.page(RamPage("pc.ram", STATE_AT, RamFlag.XBZRLE, b"no difference"))
+    report = memory.compare(blocks, ran=True)
+    assert (report.damaged, report.unknown) == (0, 1)
+    memory.zeros("pc.ram", [STATE_AT])
+    assert memory.compare({"pc.ram": bytearray(16 << 20)}, ran=True).damaged == 0
 
 
 def test_pages_of_zeroes_are_told_as_that() -> None:

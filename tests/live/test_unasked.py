@@ -53,13 +53,33 @@ DAMAGE = {
         "{at: {section: i8254, kind: full}, do: delete}",
         "i8254 0: sent once, never loaded",
     ),
+    "a part of the state page that the guest does not write": (
+        "",
+        f"{{at: {{block: pc.ram, page: 16, field: data, byte: 200}}, {FLIP}}}",
+        "page 16 of pc.ram: it is not as it was sent",
+    ),
+    "a field of a device whose guest runs on": (
+        "",
+        "{at: {section: serial, part: payload, field: state.ier}, do: {flip: '01'}}",
+        "serial 0, field state.ier: sent 00, loaded 01",
+    ),
+    "the run state that a destination is told": (
+        PAUSED,
+        "{at: {section: globalstate, part: payload, field: runstate, byte: 0}, do: {set: {hex: "
+        "'7061757365640000'}}}",
+        "globalstate 0, field runstate: sent 72756e6e696e67",
+    ),
     "a field of a device": (
         PAUSED,
         "{at: {section: i8254, part: payload, field: 'channels[0].count'}, do: {flip: '01'}}",
         "i8254 0, field channels[0].count",
     ),
 }
-ON_QEMU = ("a page of the firmware", "a field of a device")
+ON_QEMU = (
+    "a page of the firmware",
+    "a field of a device",
+    "a field of a device whose guest runs on",
+)
 """What a real one may have otherwise than a model; each run takes a second."""
 
 

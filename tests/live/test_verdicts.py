@@ -45,6 +45,7 @@ TABLE: dict[str, tuple[str, int]] = {
     "packaged_len_short": ("guest-lost crash", -1),
     "pic_masked": ("guest-lost", FAILED),
     "pong_length": ("failed-clean", PASSED),
+    "run_state_paused": ("guest-lost", FAILED),
     "signal_cont": ("completed", FAILED),  # and the signal changed nothing
     "split_after_last_wait": ("split-brain", FAILED),
     "split_brain_with_the_usual_wait": ("split-brain", PASSED),

@@ -26,7 +26,12 @@ def wrong(run: Run, tmp_path: Path) -> set[int]:
 
 
 def test_a_clean_run_holds_them_all(tmp_path: Path) -> None:
-    assert set(states(completed().memory(intact=True), tmp_path).values()) == {"held"}
+    assert set(states(looked_at(), tmp_path).values()) == {"held"}
+
+
+def looked_at(*, traced: bool = True, **facts: Any) -> Run:
+    """A run that did what it is for, whose guest was found to be whole."""
+    return completed(traced=traced).memory(intact=True, **facts).devices()
 
 
 def test_memory_that_nobody_looked_at_is_not_watched(tmp_path: Path) -> None:
@@ -35,12 +40,23 @@ def test_memory_that_nobody_looked_at_is_not_watched(tmp_path: Path) -> None:
 
 
 def test_what_was_not_compared_is_not_watched(tmp_path: Path) -> None:
-    unwatched = completed().memory(intact=True, others_unwatched="no list of blocks passed")
+    unwatched = looked_at(others_unwatched="no list of blocks passed")
     assert eighth(unwatched, tmp_path) == (
         "not watched",
         "attempt 1: pages beside the working set: no list of blocks passed",
     )
-    state, why = eighth(completed(traced=False).memory(intact=True), tmp_path)
+    assert eighth(looked_at(others_unknown=7), tmp_path) == (
+        "not watched",
+        "attempt 1: pages beside the working set: 7 came packed, or as a difference, and were not "
+        "read",
+    )
+    unlooked = completed().memory(intact=True)
+    unlooked.write("run", "unchecked", what="device_state", why="the stream is encrypted")
+    assert eighth(unlooked, tmp_path) == (
+        "not watched",
+        "attempt 1: device state: the stream is encrypted",
+    )
+    state, why = eighth(looked_at(traced=False), tmp_path)
     assert state == "not watched"
     assert why.startswith("attempt 1: the sections that were loaded: the destination: it tells of")
 
@@ -156,6 +172,22 @@ ENDED = {"status": 1, "asked": False}
             ),
             False,
         ),
+        (
+            lambda run: (
+                run.event("destination", "RESUME")
+                .event("destination", "SHUTDOWN")
+                .write("destination", "process-ended", status=0, asked=True)
+            ),
+            False,
+        ),
+        (
+            lambda run: (
+                run.event("destination", "RESUME")
+                .event("destination", "SHUTDOWN")
+                .write("destination", "process-ended", status=0, asked=False)
+            ),
+            True,
+        ),
     ],
     ids=[
         "a destination that never ran",
@@ -164,6 +196,8 @@ ENDED = {"status": 1, "asked": False}
         "a source whose guest has gone",
         "a source whose guest arrives",
         "what the testbed ends",
+        "what the testbed shuts down",
+        "a guest that shuts itself down",
     ],
 )
 def test_there_is_always_a_copy_that_can_be_recovered(

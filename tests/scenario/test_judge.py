@@ -17,7 +17,7 @@ from testbed.log import Event, Log
 from testbed.scenario.judge import Attempt, SideState, attempts
 
 FAILED = {"run_state": "postmigrate", "status": "failed"}
-ACTIVE = {"run_state": "finish-migrate", "status": "active"}
+ACTIVE = {"run_state": "finish-migrate", "status": "active", "stopped": True}
 
 # What two sides can be, and what it comes to. Each cell was decided on purpose, by the order of
 # precedence in `judge.py`. `waits`: the side was not at rest when its bound was over.
@@ -27,14 +27,14 @@ SOURCES: dict[str, dict[str, Any]] = {
     "runs, refused to migrate": {"run_state": "running", "alive": True},
     "runs, guest dead": {"run_state": "running", "status": "failed", "alive": False},
     "runs, active": {"run_state": "running", "status": "active", "alive": True, "waits": True},
-    "stopped, completed": {"run_state": "postmigrate", "status": "completed"},
-    "stopped, failed": {"run_state": "postmigrate", "status": "failed"},
+    "stopped, completed": {"run_state": "postmigrate", "status": "completed", "stopped": True},
+    "stopped, failed": {"run_state": "postmigrate", "status": "failed", "stopped": True},
     "stopped, active": {**ACTIVE, "waits": True},
     "postcopy-active": {**ACTIVE, "status": "postcopy-active", "waits": True},
     "postcopy-paused": {**ACTIVE, "status": "postcopy-paused"},
-    "exited": {"exit_status": 1},
+    "exited": {"exit_status": 1, "stopped": True},
     "ended by a signal": {"exit_status": -11},
-    "ended by our signal": {"exit_status": -9, "signals": frozenset({9})},
+    "ended by our signal": {"exit_status": -9, "signals": frozenset({9}), "stopped": True},
     "silent": {"silent": True},
 }
 ARRIVED = {"run_state": "running", "status": "completed", "ran": True}
@@ -42,7 +42,8 @@ DESTINATIONS: dict[str, dict[str, Any]] = {
     "runs, completed": {**ARRIVED, "alive": True},
     "guest dead, completed": {**ARRIVED, "alive": False},
     "not looked at, completed": {**ARRIVED, "alive": None},
-    "-S, completed": {"run_state": "paused", "status": "completed"},
+    "-S, completed": {"run_state": "paused", "status": "completed", "starts_paused": True},
+    "stopped, completed": {"run_state": "paused", "status": "completed"},
     "io-error, completed": {"run_state": "io-error", "status": "completed", "ran": True},
     "runs, postcopy-active": {**ARRIVED, "status": "postcopy-active", "waits": True},
     "runs, postcopy-paused": {**ARRIVED, "status": "postcopy-paused"},
@@ -75,20 +76,20 @@ LETTERS = {
 }
 # A row for each source, a letter for each destination.
 TABLE = """
-B B B B B B B H F H F F B X F B ?
-B B B B B B B H F H F F B X F B ?
-B B B B B B B H F H F F B X F B ?
-B B B B B B B G G H G G B X G B ?
-B B B B B B B H H H H H B X H B ?
-C G ? C G H G G G H G G X X G G ?
-C G ? C G H G G G H G G X X G G ?
-H H H H H H H H H H H H H X H H ?
-H H H H H H H H H H H H H X H H ?
-C G ? C G H P P G H G G X X G G ?
-C G ? C G H S S S H S S X X S G ?
-X X X X X X X X X X X X X X X X X
-C G ? C G H S S S H S S X X S G ?
-? ? ? ? ? ? ? ? ? ? ? ? ? X ? ? ?
+B B B B B B B B H F H F F B X F B ?
+B B B B B B B B H F H F F B X F B ?
+B B B B B B B B H F H F F B X F B ?
+B B B B B B B B G G H G G B X G B ?
+B B B B B B B B H H H H H B X H B ?
+C G ? C G G H G G G H G G X X G G ?
+C G ? C G G H G G G H G G X X G G ?
+H H H H H H H H H H H H H H X H H ?
+H H H H H H H H H H H H H H X H H ?
+C G ? C G G H P P G H G G X X G G ?
+C G ? C G G H S S S H S S X X S G ?
+X X X X X X X X X X X X X X X X X X
+C G ? C G G H S S S H S S X X S G ?
+? ? ? ? ? ? ? ? ? ? ? ? ? ? X ? ? ?
 """
 
 
@@ -144,6 +145,22 @@ def test_what_the_testbed_ends_has_not_crashed() -> None:
 def test_a_side_that_was_not_at_rest_hangs() -> None:
     run = Run().begin().write("run", "not-at-rest", awaited=["the source"], within_s=10.0)
     assert verdicts(run.end({**RUNS, "status": "active"}, EXITED)) == ["hang"]
+
+
+@pytest.mark.parametrize(
+    ("stops", "starts_paused", "verdict"),
+    [(True, False, "guest-lost"), (True, True, "completed"), (False, False, "completed")],
+    ids=["it ran at the source", "-S at the destination", "it did not run at the source"],
+)
+def test_a_guest_that_arrives_stopped_was_told_to_be(
+    stops: bool, starts_paused: bool, verdict: str
+) -> None:
+    run = Run().begin()
+    if stops:
+        run.event("source", "STOP")
+    run.says("source", "completed").says("destination", "completed")
+    arrived = {"run_state": "paused", "status": "completed", "starts_paused": starts_paused}
+    assert verdicts(run.end(STOPPED, arrived)) == [verdict]
 
 
 def test_a_guest_that_nobody_looked_at_is_unknown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from testbed.fault.places.parts import with_bits
@@ -81,6 +82,15 @@ def edit_of(
             return Edit(fault, at, at, keeper.last())
         case _:
             return Edit(fault, at, at)
+
+
+def edited(data: bytes, edits: Iterable[Edit]) -> bytes:
+    """What edits make of an element's bytes; they are in the order of their places."""
+    made, at = bytearray(), 0
+    for edit in edits:
+        made += data[at : edit.start] + edit.new
+        at = edit.end
+    return bytes(made + data[at:])
 
 
 def changes_nothing(edit: Edit, element: Element) -> str | None:

@@ -87,12 +87,14 @@ class Ledger:
 
     `device_sections` holds the payloads of the FULL sections by (idstr, instance_id), as the
     source sent them in the last stream that had any; `layout` is the last vmdesc that came;
-    `sections` are those of the last stream.
+    `sections` are those of the last stream. `altered_sections` are the payloads of those of
+    `device_sections` that a fault changed, as they left.
     """
 
     struck: Counter[str] = field(default_factory=Counter)
     misses: dict[str, str] = field(default_factory=dict)
     device_sections: DeviceSections = field(default_factory=dict)
+    altered_sections: dict[tuple[str, int], bytes] = field(default_factory=dict)
     layout: Layout | None = None
     sections: SectionsSent = field(default_factory=SectionsSent)
     _device_bytes: int = 0
@@ -128,6 +130,7 @@ class Ledger:
         value, section = element.value, element.section
         if isinstance(value, FileHeader):
             self.device_sections.clear()
+            self.altered_sections.clear()
             self._device_bytes = 0
             self.sections = SectionsSent()
         self.sections.learn(element)
@@ -135,6 +138,14 @@ class Ledger:
             self._device_bytes += len(value.data)
             if self._device_bytes <= DEVICE_BYTES_MAX:
                 self.device_sections[section.idstr, section.instance_id] = section, value.data
+
+    def alter(self, element: Element, left: bytes) -> None:
+        """Keep what left in the place of a device's payload, if it is another."""
+        value, section = element.value, element.section
+        if isinstance(value, Payload) and section is not None and _is_full(section):
+            key = section.idstr, section.instance_id
+            if left != value.data and key in self.device_sections:
+                self.altered_sections[key] = left
 
 
 def _is_full(section: SectionHeader) -> bool:

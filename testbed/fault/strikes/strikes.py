@@ -29,7 +29,7 @@ from .carried import BETWEEN_BYTES, connection_commands
 from .collector import Collector
 from .copies import Keeper, LastBytes
 from .describe import channel_words, describe, direction_toward
-from .edit import Edit, changes_nothing, edit_of
+from .edit import Edit, changes_nothing, edit_of, edited
 from .exchange import Exchange
 from .ledger import Ledger
 from .outlet import Outlet
@@ -299,6 +299,9 @@ class Strikes:
             leaving, kept = exchange.exchanged(), self._outlet.kept
             first, second = (Shown.kept(kept, *each) for each in exchange.ranges())
             self._tell(exchange.edit, exchange.first, first, second, exchange.second)
+            if not exchange.edit.of_section:
+                self._ledger.alter(exchange.first, exchange.second.raw)
+                self._ledger.alter(exchange.second, exchange.first.raw)
             why = ""
         if why:
             at = self._describe(exchange.first)
@@ -320,6 +323,7 @@ class Strikes:
                 self._cannot(edit, element, "its section was taken out")
             self._collect(element)
             return
+        made: list[Edit] = []
         for number, edit in enumerate(edits):
             if outlet.shut:
                 self._ledger.miss(
@@ -332,21 +336,26 @@ class Strikes:
                 if number:
                     self._cannot(edit, element, "another fault strikes in it")
                     continue
-                rest = edits[1:]
-                for other in rest:
-                    if isinstance(other.fault.action, Swap):
-                        self._cannot(other, element, "another fault exchanges it")
-                others = [each for each in rest if not isinstance(each.fault.action, Swap)]
-                self._exchange = Exchange(edit, element, others)
+                self._begin_exchange(edit, element, edits[1:])
                 return
             elif (why_idle := self._changes_nothing(edit, element)) is not None:
                 self._cannot(edit, element, why_idle)
             else:
                 outlet.pass_on(at, offset + edit.start)
                 self._do(edit, element)
+                made.append(edit)
                 at = offset + edit.end
         outlet.pass_on(at, element.end)
+        if made:
+            self._ledger.alter(element, edited(element.raw, made))
         self._collect(element)
+
+    def _begin_exchange(self, edit: Edit, element: Element, rest: Sequence[Edit]) -> None:
+        for other in rest:
+            if isinstance(other.fault.action, Swap):
+                self._cannot(other, element, "another fault exchanges it")
+        others = [each for each in rest if not isinstance(each.fault.action, Swap)]
+        self._exchange = Exchange(edit, element, others)
 
     def _do(self, edit: Edit, element: Element) -> None:
         action = edit.fault.action
