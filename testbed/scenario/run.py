@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +26,7 @@ from .detour import Detour
 from .lacks import Lacks
 from .loaded import loading
 from .network_faults import announce_faults
-from .rest import awaited
+from .resting import Resting, statuses
 from .scenario import Scenario
 from .settling import settled
 from .units import VersionRange
@@ -39,16 +38,6 @@ TO_BE_JUDGED_S = 1.0
 NO_RULE = (
     "the guest had not filled its working set when it was migrated, as far as its serial line says"
 )
-LAST_WORDS_S = 1.0
-"""For the exit of a destination that says `failed`: QEMU exits some milliseconds after it."""
-REST_WITHIN_S = 30.0
-"""For both sides to come to rest after the last step, while pages still go out."""
-QUIET_S = 10.0
-"""For the same, while nothing moves: longer than any stall that a scenario of ours makes."""
-AFTER_EXPIRY_S = 2.0
-"""For the same, once a wait has expired. The verdict is `hang` by then, unless both come to run."""
-LOOKS_EVERY_S = 0.1
-"""A change of the run state that is neither STOP nor RESUME has no event, so it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +211,7 @@ class Play:
         self._log = log
         self._since = 0
         self._looked = False  # the present attempt's end has been written down
+        self._guests_seen: list[Qemu] = []  # whose guest was watched in the present attempt
         self._recovered: dict[str, int] = {}  # where in the log to look for a side's next status
         self._began_s = log.now_s()
 
@@ -279,7 +269,7 @@ class Play:
     async def _begin(self) -> None:
         self._log.write("run", "attempt-began", attempt=self._lab.attempt)
         self._since = len(self._log)
-        self._looked, self._recovered = False, {}
+        self._looked, self._recovered, self._guests_seen = False, {}, []
         await self._lab.begin_migration()
 
     async def _wait_for_guest(self, step: schema.WaitForGuest) -> None:
@@ -320,9 +310,9 @@ class Play:
     async def _wait(self, step: schema.Wait) -> None:
         """Wait for all that the step names; what its expiry means is the step's to say."""
         waits: list[Coroutine[Any, Any, None]] = []
-        for side, statuses in (("source", step.source), ("destination", step.destination)):
-            if statuses:
-                waits.append(self._status(side, statuses, step.within))
+        for side, wanted in (("source", step.source), ("destination", step.destination)):
+            if wanted:
+                waits.append(self._status(side, wanted, step.within))
         for side, status in (
             ("source", step.source_exit),
             ("destination", step.destination_exit),
@@ -390,7 +380,9 @@ class Play:
             self._recovered[side] = event.number
 
     def _both_completed(self) -> bool:
-        return all(self._statuses(end.side)[-1:] == ["completed"] for end in self._ends)
+        return all(
+            statuses(self._log, end.side, self._since)[-1:] == ["completed"] for end in self._ends
+        )
 
     def _last_status(self, side: str) -> int:
         """Where to look from: the side's present status counts, older ones do not.
@@ -435,15 +427,17 @@ class Play:
         if self._looked:
             return
         self._looked = True
-        facts = await self._rest()
-        seen = False
-        for end in self._ends:
+        resting = Resting(self._lab, self._log, self._since)
+        facts = await resting.rest(*self._ends)
+        for _ in self._ends:
             # A guest that runs at both sides is a split brain whether it goes on or not.
-            if self._runs_alone(end, facts):
-                await self._lab.see_guest(end)
-                seen = True
-        if seen:  # which took some time, in which a side may have ended
-            facts = await self._rest()
+            alone = [end for end in self._ends if self._runs_alone(end, facts)]
+            if not alone or alone[0] in self._guests_seen:
+                break
+            self._guests_seen.append(alone[0])
+            await self._lab.see_guest(alone[0])
+            # Which took some time, in which a side may have ended, or the guest have gone on.
+            facts = await resting.rest(*self._ends)
         await self._lab.observe(facts)
         self._log.write("run", "attempt-ended", attempt=self._lab.attempt)
 
@@ -455,79 +449,6 @@ class Play:
         paused = facts[end.side].get("status") == "postcopy-paused"
         running = [side for side in facts if facts[side].get("run_state") == "running"]
         return running == [end.side] and not paused
-
-    async def _rest(self) -> dict[str, dict[str, Any]]:
-        """Wait until both sides are at rest, within bounds; write what they still wait for.
-
-        Returns:
-            The facts of each side, by its name; see `Lab.state`.
-        """
-        began = moved = self._log.now_s()
-        within_s = AFTER_EXPIRY_S if self._hung() else REST_WITHIN_S
-        mark: object = None
-        while True:
-            states = await together(*map(self._lab.state, self._ends))
-            facts = {
-                end.side: self._told(end, state)
-                for end, state in zip(self._ends, states, strict=True)
-            }
-            missing = awaited(facts["source"], facts["destination"])
-            if not missing and not self._says_last_words(facts["destination"], began):
-                return facts
-            now = self._log.now_s()
-            if (seen := self._movement(facts)) != mark:
-                mark, moved = seen, now
-            if missing and (now - began > within_s or now - moved > QUIET_S):
-                self._log.write(
-                    "run", "not-at-rest", awaited=missing, within_s=round(now - began, 3)
-                )
-                return facts
-            await self._something_happens()
-
-    def _told(self, end: Qemu, facts: dict[str, Any]) -> dict[str, Any]:
-        """The facts, with the status that a destination before 2.12 tells by events alone."""
-        said = self._statuses(end.side)
-        if facts.get("status") is None and not facts.get("silent") and said:
-            return {**facts, "status": said[-1]}
-        return facts
-
-    def _statuses(self, side: str) -> list[str]:
-        return [
-            event.facts["status"]
-            for event in self._log.find("migration-status", side)
-            if event.number >= self._since
-        ]
-
-    def _says_last_words(self, destination: Mapping[str, Any], began: float) -> bool:
-        """True while a destination that failed has yet to exit: `failed` may come just before."""
-        failed = destination.get("status") == "failed" and destination.get("exit_status") is None
-        return failed and self._log.now_s() - began < LAST_WORDS_S
-
-    def _hung(self) -> bool:
-        return any(
-            event.number >= self._since and not event.facts.get("provided_for")
-            for event in self._log
-            if event.kind in ("wait-expired", "not-at-rest")
-        )
-
-    def _movement(self, facts: Mapping[str, Mapping[str, Any]]) -> object:
-        """Something that changes while a migration still gets on."""
-        transferred = facts["source"].get("transferred")
-        return transferred, [self._statuses(end.side) for end in self._ends]
-
-    async def _something_happens(self) -> None:
-        """Wait for an event of a side's, or for the time to ask again."""
-        sides = {end.side for end in self._ends}
-        with suppress(WaitExpired):
-            await self._log.wait(
-                lambda event: (
-                    event.actor in sides
-                    and event.kind in ("migration-status", "qmp-event", "process-ended")
-                ),
-                what="a side to change",
-                within_s=LOOKS_EVERY_S,
-                since=len(self._log),
-            )
 
     async def _network_settles(self) -> None:
         """Wait for what the first attempt's expectations are to see of the guest's network."""
