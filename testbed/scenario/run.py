@@ -26,7 +26,7 @@ from .detour import Detour
 from .lacks import Lacks
 from .loaded import loading
 from .network_faults import announce_faults
-from .resting import Resting, statuses
+from .resting import Resting
 from .scenario import Scenario
 from .settling import settled
 from .units import VersionRange
@@ -347,26 +347,18 @@ class Play:
         """Wait until the side says one of the statuses.
 
         Raises:
-            NeverComes: its process ended, or both sides have completed: it cannot say so any more.
+            NeverComes: its process ended, and it cannot say so any more.
         """
         what = f"the {side} to be {' or '.join(statuses)}"
         since = self._last_status(side) if statuses != ["active"] else self._since
 
-        def is_wanted(event: Event) -> bool:
-            says = event.actor == side and event.kind == "migration-status"
-            return says and event.facts["status"] in statuses
-
-        def is_over(event: Event) -> bool:
-            """True of a status after which the wanted one cannot come."""
-            if event.kind != "migration-status" or not self._both_completed():
-                return False
-            return not any(is_wanted(each) for each in self._log if each.number >= since)
-
         event = await self._log.wait(
             lambda event: (
-                is_wanted(event)
-                or (event.actor == side and event.kind == "process-ended")
-                or is_over(event)
+                event.actor == side
+                and (
+                    event.kind == "process-ended"
+                    or (event.kind == "migration-status" and event.facts["status"] in statuses)
+                )
             ),
             what=what,
             within_s=within_s,
@@ -374,15 +366,8 @@ class Play:
         )
         if event.kind == "process-ended":
             raise NeverComes(what, _end_of_process(event))
-        if not is_wanted(event):
-            raise NeverComes(what, f"both sides have completed, at {event.at_s:.3f} s the latter")
         if side in self._recovered:
             self._recovered[side] = event.number
-
-    def _both_completed(self) -> bool:
-        return all(
-            statuses(self._log, end.side, self._since)[-1:] == ["completed"] for end in self._ends
-        )
 
     def _last_status(self, side: str) -> int:
         """Where to look from: the side's present status counts, older ones do not.
