@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -55,8 +54,8 @@ def plain_file(path: Path, flags: int, *, follow: bool = False) -> int:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that a user named, so that whoever reads it sees the old or the new content.
 
-    What is no regular file (`/dev/stdout`, a pipe) is written to as it is, and so is the file that
-    a link leads to.
+    What is no regular file (`/dev/stdout`, a pipe) is written to as it is, and so is one in a folder
+    in which nothing can be made. The file that a link leads to is replaced, not the link.
 
     Raises:
         OSError: it cannot be written.
@@ -67,10 +66,14 @@ def replace_file(path: Path, content: bytes) -> None:
     path = path.resolve()
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(plain_file(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+        fd = plain_file(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    except PermissionError:  # the file may be the user's to write, and its folder another's
+        path.write_bytes(content)
+        return
+    try:
+        with open(fd, "wb") as file:
             file.write(content)
         new.replace(path)
     except OSError:
-        with suppress(OSError):  # it was never made
-            new.unlink()
+        new.unlink()
         raise

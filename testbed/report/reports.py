@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,14 +29,13 @@ class Reports:
     def update(self, runs: Sequence[PlannedRun], results: Sequence[Result]) -> None:
         """Bring them up to date, as the next run begins: the command may be killed during it.
 
-        What is no file (a pipe, `/dev/stdout`) is written to once, when the command ends.
-
-        Raises:
-            OSError: one cannot be written.
+        What is no file (a pipe, `/dev/stdout`) is written to once, when the command ends. That one
+        cannot be written now is no reason to end the runs: `write` says so if it is still so then.
         """
         now = time.monotonic()
         if now >= self._not_before:
-            self._write(_file(self._junit), _file(self._json), runs, results, under_way=True)
+            with suppress(OSError):
+                self._write(_file(self._junit), _file(self._json), runs, results, under_way=True)
             done = time.monotonic()
             self._not_before = done + (done - now) / SHARE_MAX
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import xml.etree.ElementTree as ET
@@ -9,13 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_helpers import FAILED, PASSED, UNSURE, WHERE, result, runs_of
 
+from testbed import files
 from testbed.log import Log
 from testbed.report.jsonfile import write_json
 from testbed.report.junit import write_junit
+from testbed.report.reports import Reports
 from testbed.scenario.result import Check, Result
 
 RESULTS = [
@@ -104,6 +108,32 @@ def test_a_command_that_was_ended_leaves_no_green_report(tmp_path: Path) -> None
         {"id": "scenarios/two", "began": True},
         {"id": "scenarios/three", "began": False},
     ]
+
+
+def test_a_report_that_cannot_be_written_for_now_ends_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "not there yet"
+    reports = Reports(folder / "junit.xml", None)
+    reports.update(runs_of([], "one"), [])
+    with pytest.raises(FileNotFoundError):
+        reports.write([], [], under_way=False)
+    folder.mkdir()
+    reports.write([], [], under_way=False)
+    assert [each.name for each in folder.iterdir()] == ["junit.xml"]
+
+
+def test_a_file_is_written_in_a_folder_in_which_nothing_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may make files everywhere, so it is refused here as the kernel refuses others."""
+
+    def refused(path: Path, _: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(files, "plain_file", refused)
+    path = tmp_path / "it.json"
+    path.write_text("old")
+    write_json(path, [], [])
+    assert json.loads(path.read_text())["results"] == []
 
 
 def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
