@@ -80,6 +80,11 @@ def log_lines(log: Log) -> Iterator[str]:
     yield from (f"  {event_line(event)}" for event in events[-LAST:])
 
 
+def _never_struck(result: Result) -> list[Check]:
+    """The checks of the scenario's faults that did not strike; `got` is a sentence that says why."""
+    return [each for each in result.failures if each.name.startswith("faults.")]
+
+
 def reason_line(result: Result) -> str:
     """Why a run did not pass, in one line.
 
@@ -90,7 +95,7 @@ def reason_line(result: Result) -> str:
         return printable(next(iter(result.refused.splitlines()), ""))
     if result.lacks is not None:
         return printable(next(iter(result.lacks.splitlines()), "the environment lacks something"))
-    if unstruck := [each for each in result.failures if each.name.startswith("faults.")]:
+    if unstruck := _never_struck(result):
         return printable(shortened(unstruck[0].got, TEXT_MAX))
     if (cause := refusal(result)) is not None:
         return printable(shortened(cause, TEXT_MAX))
@@ -174,8 +179,7 @@ def _failure_lines(result: Result) -> Iterator[str]:
         yield from result.lacks.splitlines()
         yield "`testbed doctor` says what this machine offers, and how to get what it lacks"
         return
-    unstruck = [each for each in result.failures if each.name.startswith("faults.")]
-    yield from (shortened(each.got, TEXT_MAX) for each in unstruck)
+    yield from (shortened(each.got, TEXT_MAX) for each in _never_struck(result))
     reason = result.reason.splitlines()
     if len(reason) > REASON_LINES_MAX:
         yield "..."
