@@ -54,8 +54,8 @@ def plain_file(path: Path, flags: int, *, follow: bool = False) -> int:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that a user named, so that whoever reads it sees the old or the new content.
 
-    What is no regular file (`/dev/stdout`, a pipe) is written to as it is, and so is one in a folder
-    in which nothing can be made. The file that a link leads to is replaced, not the link.
+    What is no regular file (`/dev/stdout`, a pipe) is written to as it is, and so is a file in a
+    folder in which nothing can be made. Of a link, the file that it leads to is replaced.
 
     Raises:
         OSError: it cannot be written.

@@ -81,7 +81,7 @@ def log_lines(log: Log) -> Iterator[str]:
 
 
 def _never_struck(result: Result) -> list[Check]:
-    """The checks of the scenario's faults that did not strike; `got` is a sentence that says why."""
+    """The checks of faults that did not strike; `got` is a sentence that says why."""
     return [each for each in result.failures if each.name.startswith("faults.")]
 
 

@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_helpers import command
 from library_helpers import LIBRARY, is_for
+from polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 PAIRS = {"models": (), "old models": ("--profile", "2.9"), "QEMU": ("--endpoint", "qemu")}
@@ -93,7 +93,7 @@ def proving(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             began = ["nothing", "nothing.without.1"]
-            within(20, lambda: all("attempt-began" in log_of(out / name) for name in began))
+            wait_until(lambda: all("attempt-began" in log_of(out / name) for name in began))
             yield process
         finally:
             process.kill()
@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_leaves_the_proof_unknown(proving: subprocess.Po
     output, _ = proving.communicate(timeout=20)
     assert (proving.returncode, "that played a scenario was killed" in output) == (4, True)
     assert "Traceback" not in output
-    within(20, lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
+    wait_until(lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
 
 
 def test_ctrl_c_ends_all_plays(proving: subprocess.Popen[str]) -> None:
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_all_plays(proving: subprocess.Popen[str]) -> None:
         130,
         "interrupted: the run and all that it made are gone\n",
     )
-    within(20, lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
+    wait_until(lambda: not [pid for pid in plays if Path(f"/proc/{pid}").exists()])
 
 
 def log_of(folder: Path) -> str:
@@ -134,10 +134,3 @@ def children(pid: int) -> list[int]:
 
 def descendants(pid: int) -> list[int]:
     return [each for child in children(pid) for each in (child, *descendants(child))]
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

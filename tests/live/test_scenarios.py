@@ -11,14 +11,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_helpers import command
 from library_helpers import LIBRARY, is_for
+from polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -320,21 +319,13 @@ def test_a_run_that_is_ended_leaves_no_process_and_no_green_report(
     assert said == {"link_blackhole": ["error"], "precopy_ok": ["skipped"]}
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def wait_for_endpoints(path: Path) -> list[int]:
     """Wait until the log tells of both endpoints; their PIDs as the run counts."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def started() -> list[int]:
         lines = path.read_text().splitlines() if path.exists() else []
         events = [json.loads(line) for line in lines if line.endswith("}")]
-        started = [event for event in events if event["kind"] == "process-started"]
-        if len(started) == 2:
-            return [event["facts"]["pid"] for event in started]
-        time.sleep(0.01)
-    raise AssertionError("no two endpoints within 20 s")
+        return [each["facts"]["pid"] for each in events if each["kind"] == "process-started"]
+
+    wait_until(lambda: len(started()) == 2)
+    return started()

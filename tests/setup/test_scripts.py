@@ -29,6 +29,34 @@ def test_setup_is_done_when_it_is_done() -> None:
     assert "making" not in done.stderr
 
 
+def link_tools(folder: Path, *names: str) -> None:
+    """Make these programs, and no others, those that a search of the folder finds."""
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or name)
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users into a temporary folder."""
+    for path in (folder, *folder.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+
+
+def as_nobody(
+    script: Path, *words: str, tools: Path, home: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user without rights, who has only these tools."""
+    return subprocess.run(
+        [script, *words],
+        env={"PATH": str(tools), "HOME": str(home)},
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.live
 @pytest.mark.parametrize("words", [(), ("models",)])
 def test_without_root_and_without_packages_setup_names_them(
@@ -36,21 +64,10 @@ def test_without_root_and_without_packages_setup_names_them(
 ) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("sh", "id", "dirname", "cat", "cksum"):
-        (tools / name).symlink_to(shutil.which(name) or name)
+    link_tools(tools, "sh", "id", "dirname", "cat", "cksum")
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for path in (tmp_path, *tmp_path.parents):
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
-    done = subprocess.run(
-        [tmp_path / "scripts" / "setup", *words],
-        env={"PATH": str(tools), "HOME": str(tmp_path)},
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+    open_to_all(tmp_path)
+    done = as_nobody(tmp_path / "scripts" / "setup", *words, tools=tools, home=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "apt-get install --no-install-recommends python3 python3-venv" in done.stderr
     for package in ("qemu-system-x86", "nasm"):
@@ -77,28 +94,18 @@ def test_setup_leaves_the_command_of_another_clone_unless_it_is_told_otherwise(
 ) -> None:
     tools, home = tmp_path / "bin", tmp_path / "home"
     tools.mkdir()
-    for name in ("sh", "id", "dirname", "cat", "cksum", "readlink", "mkdir", "ln"):
-        (tools / name).symlink_to(shutil.which(name) or name)
+    link_tools(tools, "sh", "id", "dirname", "cat", "cksum", "readlink", "mkdir", "ln")
     python = tools / "python3"
     python.write_text('#!/bin/sh\n[ "$1" != --version ] || echo Python 3.11.2\n')
     python.chmod(0o755)
     first, second = (clone_that_is_set_up(tmp_path / name) for name in ("first", "second"))
-    for path in (tmp_path, *tmp_path.parents):
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)
+    open_to_all(tmp_path)
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
 
     def setup(clone: Path, *words: str) -> str:
-        done = subprocess.run(
-            [clone / "scripts" / "setup", *words, "models"],
-            env={"PATH": str(tools), "HOME": str(home)},
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-        )
+        script = clone / "scripts" / "setup"
+        done = as_nobody(script, *words, "models", tools=tools, home=home)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
